@@ -1,0 +1,35 @@
+"""Search spaces: what exists (DESIGN idea 1)."""
+
+from nastricks.spaces.base import (
+    Allowed,
+    Architecture,
+    Choice,
+    Cost,
+    Gate,
+    GatedOps,
+    Gates,
+    Network,
+    Option,
+    Plain,
+    Segment,
+    Space,
+)
+from nastricks.spaces.tiny64 import Tiny64
+from nastricks.spaces.weight_sharing_64 import WeightSharing64
+
+__all__ = [
+    "Allowed",
+    "Architecture",
+    "Choice",
+    "Cost",
+    "Gate",
+    "GatedOps",
+    "Gates",
+    "Network",
+    "Option",
+    "Plain",
+    "Segment",
+    "Space",
+    "Tiny64",
+    "WeightSharing64",
+]

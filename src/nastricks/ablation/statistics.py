@@ -1,0 +1,300 @@
+"""What an ablation shows: paired effects, interactions, and the answer in words.
+
+Arms are paired by seed, so what a seed does to all arms alike cancels. A family of tests is one metric: Holm's
+correction runs over the arms (or the interactions) within it. Claims concern the first metric alone, so metrics need no
+correction over one another. Papers: Student 1908 (paired t), Holm 1979 (correction), Fisher 1935 (sign flips).
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from nastricks.errors import InputError, unknown
+
+Array = NDArray[np.float64]
+Row, Terms = Mapping[Any, Any], Mapping[str, Sequence[str]]
+Metrics = Mapping[str, str]  # metric -> the direction that is better, max or min; the first is the primary one
+
+BASE = "base"
+COLUMNS = "arm metric n mean difference ci_low ci_high p p_holm p_exact seconds_ratio seeds_needed verdict".split(" ")  # noqa: SIM905
+CLAIMS = ("helps", "hurts")
+FEWEST_SEEDS = 5
+MOST_SEEDS_NEEDED = 1_000_000  # beyond this the effect is noise for any purpose: the cell stays empty
+ENUMERATED_SEEDS = 16
+# TorchMetrics computes in float32: two differences that agree to this relative precision are the same number.
+ROUNDING = 1e-6
+
+
+def holm(p: ArrayLike) -> Array:
+    """Holm's step-down adjustment of one family of p values, shape (k,); NaN stays NaN and does not count.
+
+    Bounds the chance of any false claim under any dependence (arms share their base). SciPy offers only the false
+    discovery rate (`scipy.stats.false_discovery_control`). Source: Holm 1979.
+    """
+    values = np.asarray(p, dtype=np.float64)
+    adjusted = np.full(values.shape, np.nan)
+    known = np.flatnonzero(np.isfinite(values))
+    order = known[np.argsort(values[known], kind="stable")]
+    steps = values[order] * (len(order) - np.arange(len(order)))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
+@lru_cache(maxsize=8)
+def _signs(n: int) -> Array:
+    """Rows of n signs: up to 16 seeds all of them (one sign held, as the test is two-sided), beyond that 32,768."""
+    if n <= ENUMERATED_SEEDS:
+        return np.asarray(1.0 - 2.0 * ((np.arange(2 ** (n - 1))[:, None] >> np.arange(n)) & 1))
+    # NumPy's own generator with a fixed seed: `nastricks.rng` would import torch, which reports must not pay for.
+    draws = np.random.default_rng(0).integers(0, 2, size=(2 ** (ENUMERATED_SEEDS - 1), n))
+    draws[0] = 0  # the sample as it is counts as one of its flips, so that p is never 0
+    return np.asarray(1.0 - 2.0 * draws)
+
+
+def sign_flip_p(differences: ArrayLike, tolerance: float = 0.0) -> float:
+    """Two-sided sign-flip permutation p of paired differences, shape (n,); NaN without any.
+
+    Exact up to 16 seeds, from 32,768 random flips (fixed seed) beyond. Never under 2 / 2^n: 0.0625 at five seeds.
+    `tolerance` is the difference of means that counts as a tie.
+    """
+    d = np.asarray(differences, dtype=np.float64)
+    if not len(d):
+        return float("nan")
+    means = np.abs(_signs(len(d)) @ d) / len(d)
+    return float(np.mean(means >= abs(d.mean()) - tolerance - 1e-12 * np.abs(d).max()))
+
+
+def seeds_needed(effect_size: ArrayLike) -> Array:
+    """The fewest seeds for which a two-sided paired t-test at 5 % (uncorrected) reaches 80 % power.
+
+    `effect_size` is mean / standard deviation of the paired differences, any shape. Infinite gives 2; zero, NaN and
+    whatever needs more than a million seeds give NaN. The noncentral t is used. An effect size seen in few seeds is
+    itself uncertain, and so is this number.
+    """
+    size = np.abs(np.asarray(effect_size, dtype=np.float64))
+    # The normal approximation never asks for more than the t-test does, so the search only walks upwards from it.
+    with np.errstate(divide="ignore", over="ignore"):
+        start = np.floor(((stats.norm.isf(0.025) + stats.norm.isf(0.2)) / size) ** 2)
+    searched = np.isfinite(start) & (start <= MOST_SEEDS_NEEDED)
+    # Above an effect size of 100 two seeds are enough, and the noncentral t would overflow.
+    n, size = np.maximum(start[searched], 2.0), np.minimum(size[searched], 100.0)
+    while True:
+        critical, shift = stats.t.isf(0.025, n - 1), size * np.sqrt(n)
+        short = stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift) < 0.8
+        if not np.any(short):
+            break
+        n = n + short
+    seeds = np.full(start.shape, np.nan)
+    seeds[searched] = n
+    return seeds
+
+
+def _mean_over(values: Array, present: NDArray[np.bool_]) -> Array:
+    """Row means of (rows, seeds) over `present`; NaN where nothing is."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(present, values, 0.0).sum(axis=1) / present.sum(axis=1))
+
+
+def _paired_tests(difference: Array, tolerance: Array, confidence: float) -> dict[str, Any]:
+    """Paired t and sign-flip tests of each row of (rows, seeds); NaN marks a missing pair; (rows,) each.
+
+    Without any spread t is not defined. Then p is its limit (0, or 1 for no difference), while Holm gets the exact p,
+    so that a constant difference needs as many seeds as its signs alone can prove.
+    """
+    present = np.isfinite(difference)
+    n = present.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = _mean_over(difference, present)
+        free = np.where(n > 1, n - 1.0, np.nan)  # degrees of freedom
+        sd = np.sqrt((np.where(present, difference - mean[:, None], 0.0) ** 2).sum(axis=1) / free)
+        flat = sd <= tolerance
+        sd = np.where(flat, 0.0, sd)
+        mean = np.where(flat & (np.abs(mean) <= tolerance), 0.0, mean)
+        error = sd / np.sqrt(n)
+        p = np.where(flat, np.where(mean == 0, 1.0, 0.0), 2 * stats.t.sf(np.abs(mean / error), free))
+        half = stats.t.isf((1 - confidence) / 2, free) * error
+        # Nullable integers: a CSV then holds 34 or nothing, never 34.0.
+        needed = pd.Series(seeds_needed(mean / sd)).astype("Int64")
+    exact = np.array([sign_flip_p(d[known], t) for d, known, t in zip(difference, present, tolerance, strict=True)])
+    tests = {"n": n, "difference": mean, "ci_low": mean - half, "ci_high": mean + half}
+    return {**tests, "p": p, "p_holm": holm(np.where(flat, exact, p)), "p_exact": exact, "seeds_needed": needed}
+
+
+class _Results:
+    """The trials as one grid (arms, seeds) a column; NaN where a trial failed, is missing, or is not finite."""
+
+    def __init__(self, results: pd.DataFrame) -> None:
+        for column in ("arm", "seed", "status", "seconds"):
+            if column not in results.columns:
+                raise InputError(f"results lack the column {column!r}: expected arm, seed, status, seconds and metrics")
+        for status in results["status"].unique():
+            if status not in ("done", "failed"):
+                raise unknown("status", str(status), ["done", "failed"])
+        twice = results[results.duplicated(["arm", "seed"])]
+        if len(twice):
+            arm, seed = twice["arm"].iloc[0], twice["seed"].iloc[0]
+            raise InputError(f"arm {arm!r} has seed {seed} more than once in the results: keep one row a trial")
+        self.frame, self.done = results, results["status"].to_numpy() == "done"
+        self.row, arms = pd.factorize(results["arm"])
+        self.column, seeds = pd.factorize(results["seed"])
+        self.arms, self.shape = [str(arm) for arm in arms], (len(arms), len(seeds))
+        if BASE not in self.arms:
+            raise InputError(f"the results hold no arm {BASE!r} but {', '.join(self.arms)}: run the unchanged recipe")
+
+    def grid(self, column: str) -> Array:
+        """One column as (arms, seeds)."""
+        if column not in self.frame.columns:
+            raise unknown("metric", column, [str(c) for c in self.frame.columns[5:]])
+        try:
+            values = pd.to_numeric(self.frame[column]).to_numpy(dtype=np.float64, na_value=np.nan)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"column {column!r} of the results is not numeric ({error}): give numbers") from error
+        grid = np.full(self.shape, np.nan)
+        grid[self.row, self.column] = np.where(self.done & np.isfinite(values), values, np.nan)
+        return grid
+
+    def contrast(self, terms: Terms, weights: Array, metrics: Metrics, level: float) -> pd.DataFrame:
+        """One row a name and metric for the weighted sum of the named arms; cost is the first of them over the last."""
+        if not metrics or not 0 < level < 1:
+            raise InputError(f"metrics {dict(metrics)}, confidence {level}: give at least one, and a number below 1")
+        for arm in (arm for arms in terms.values() for arm in arms):
+            if arm not in self.arms:
+                raise unknown("arm", arm, self.arms)
+        rows = [self.arms.index(arm) for arms in terms.values() for arm in arms]
+        index = np.array(rows, dtype=int).reshape(len(terms), len(weights))
+        seconds, frames = self.grid("seconds")[index], []
+        for metric, direction in metrics.items():
+            if direction not in ("max", "min"):
+                raise InputError(f"metric {metric!r} has direction {direction!r}: write 'max' or 'min', the better one")
+            cells = self.grid(metric)[index]  # (names, terms, seeds)
+            difference = np.einsum("t,its->is", weights, cells)
+            scale = np.abs(cells).max(axis=1)
+            difference = np.where(np.abs(difference) <= ROUNDING * scale, 0.0 * difference, difference)
+            present = np.isfinite(difference)
+            tolerance = ROUNDING * np.where(present, scale, 0.0).max(axis=1, initial=0.0)
+            tests = _paired_tests(difference, tolerance, level)
+            timed = present & np.isfinite(seconds[:, 0]) & np.isfinite(seconds[:, -1])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = _mean_over(seconds[:, 0], timed) / _mean_over(seconds[:, -1], timed)
+            better = (tests["difference"] > 0) == (direction == "max")  # without a difference nothing is claimed
+            verdict = np.where(tests["p_holm"] < 1 - level, np.where(better, *CLAIMS), "no evidence")
+            verdict = np.where(tests["n"] < FEWEST_SEEDS, "too few seeds", verdict)
+            rest = {"seconds_ratio": ratio, "verdict": verdict, "mean": _mean_over(cells[:, 0], present)}
+            frames.append(pd.DataFrame({"arm": list(terms), "metric": metric, **tests, **rest}, columns=COLUMNS))
+        return pd.concat(frames, ignore_index=True)
+
+
+def effects(results: pd.DataFrame, metrics: Metrics, confidence: float = 0.95) -> pd.DataFrame:
+    """Each arm against `base`: one row an arm and metric, with the columns of `COLUMNS`.
+
+    `results` has one row a trial: arm, seed, status (done or failed), seconds, peak_memory_mb, then metrics; `metrics`
+    maps a metric to the direction that is better, max or min. Only seeds where both arms are done and finite count.
+
+    `mean` is the arm's, `difference` is arm minus base in the metric's unit, with its paired t interval (uncorrected)
+    and p; `p_holm` corrects p over the arms of one metric; `p_exact` flips signs. `seconds_ratio` is arm over base.
+    `seeds_needed` is for 80 % power at 5 %, uncorrected, at the effect size seen. The verdict is `too few seeds` under
+    five pairs, `helps` or `hurts` where p_holm < 1 - confidence, else `no evidence`. Differences that are all equal
+    give p 0, but p_holm is then computed from p_exact; differences under 1e-6 of the metric are rounding, hence 0.
+
+    Raises InputError for missing columns, unknown metrics or directions, no base, or a trial given twice.
+    """
+    table = _Results(results)
+    terms = {arm: (arm, BASE) for arm in table.arms if arm != BASE}
+    return table.contrast(terms, np.array([1.0, -1.0]), metrics, confidence)
+
+
+def interactions(
+    results: pd.DataFrame, metrics: Metrics, quadruples: Sequence[tuple[str, str, str, str]], confidence: float = 0.95
+) -> pd.DataFrame:
+    """Differences of differences: what a second trick does to the effect of a first; same columns as `effects`.
+
+    A quadruple is (name, first, second, both), arms of `results`; a seed's value is (both - second) - (first - base).
+    `arm` holds the name, `mean` the mean of `both`, `seconds_ratio` both over base. `helps` means that the two together
+    are better than the sum of their effects, `hurts` that they are worse. Holm runs over the quadruples of a metric.
+
+    That family is its own beside the effects, so both tables together claim more often than either. Without any effect
+    (4 tricks crossed with a fifth, 8 seeds, 4,000 simulated ablations) 4.4 % of the effects tables, 4.6 % of the
+    interactions tables and 8 % of the pairs hold a claim. Raises InputError as `effects` does, and for unknown arms.
+    """
+    terms = {name: (both, second, first, BASE) for name, first, second, both in quadruples}
+    if len(terms) < len(quadruples):
+        raise InputError(f"interactions {[q[0] for q in quadruples]} repeat a name: give each one its own")
+    return _Results(results).contrast(terms, np.array([1.0, -1.0, -1.0, 1.0]), metrics, confidence)
+
+
+def _numbers(row: Row) -> str:
+    """A row's difference, half-width, corrected p and cost, as far as it has them."""
+    half, p, ratio = (row["ci_high"] - row["ci_low"]) / 2, row["p_holm"], row["seconds_ratio"]
+    words = f"{row['difference']:+.3g}" if row["n"] else "no pair"
+    words += f" ± {half:.2g}" if np.isfinite(half) else ""
+    words += f", p_holm {f'{p:.3g}' if p >= 0.001 else '< 0.001'}" if np.isfinite(p) else ""
+    return words + (f", {ratio:.2f} x the time" if np.isfinite(ratio) else "")
+
+
+def _verdicts(rows: Sequence[Row]) -> str:
+    """Which arms help and hurt, with their numbers, then the names of the others."""
+    parts = [f"{row['arm']} {claim} ({_numbers(row)})" for claim in CLAIMS for row in rows if row["verdict"] == claim]
+    for verdict in ("no evidence", "too few seeds"):
+        names = [row["arm"] for row in rows if row["verdict"] == verdict]
+        parts += [f"{verdict} for {', '.join(names)}"] if names else []
+    return "; ".join(parts) or "no arm beside base"
+
+
+def _dependence(row: Row, single: Mapping[str, Row], metric: str) -> str:
+    """A claimed interaction as a sentence, with both simple effects where the tables hold them."""
+    first, _, second = row["arm"].partition(" x ")
+    sign = "more" if row["verdict"] == "helps" else "less"
+    numbers = f"interaction {_numbers(row)}: together they do {sign} good than the sum of their effects"
+    alone = single.get(first)
+    # An interaction's pairs are a subset of its first arm's: an equal n means the same seeds, so the two add up.
+    if not second or alone is None or alone["n"] != row["n"]:
+        return f"It depends: {row['arm']} ({numbers})."
+    both = f"{alone['difference']:+.3g} without {second} but by {alone['difference'] + row['difference']:+.3g} with it"
+    return f"It depends: {first} changes {metric} by {both} ({numbers})."
+
+
+def answer(
+    effects: pd.DataFrame, interactions: pd.DataFrame | None, metrics: Metrics, arms_described: Mapping[str, str]
+) -> list[str]:
+    """The answer in plain sentences, the headline first: what helps, what depends on what, what stays uncertain.
+
+    Both tables are those of the functions of their names, fresh or read back from CSV. Claims are their verdicts on the
+    first metric alone. `arms_described` maps arms to a few words on their settings. InputError without a metric.
+    """
+    if not metrics:
+        raise InputError("metrics are empty, but an answer is about one: name a metric and its direction")
+    metric, direction = next(iter(metrics.items()))
+    tables = (effects, effects[:0] if interactions is None else interactions)
+    rows, crossed = (table[table["metric"] == metric].to_dict("records") for table in tables)
+    single, combined = ([row for row in rows if ("+" in row["arm"]) is plus] for plus in (False, True))
+    counts = sorted({int(row["n"]) for row in rows}) or [0]
+    seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    better = f"{'higher' if direction == 'max' else 'lower'} is better"
+    lines = [f"{metric} ({better}, {seeds} paired seeds): {_verdicts(single or combined)}."]
+    if single and combined:
+        lines.append(f"Combinations against base, each with the effects of its parts in it: {_verdicts(combined)}.")
+    alone = {row["arm"]: row for row in single}
+    lines += [_dependence(row, alone, metric) for row in crossed if row["verdict"] in CLAIMS]
+    if crossed and not any(row["verdict"] in CLAIMS for row in crossed):
+        judged = f"{sum(row['n'] >= FEWEST_SEEDS for row in crossed)} of {len(crossed)}"
+        lines.append(f"No trick is shown to depend on another ({judged} pairs had seeds enough to tell).")
+    if unclear := [row for row in rows if row["verdict"] == "no evidence"]:
+        measured = "; ".join(f"{row['arm']} {_numbers(row)}" for row in unclear)
+        lines.append(f"No evidence is not proof of no effect; measured: {measured}.")
+    if near := [row["arm"] for row in unclear if row["ci_low"] > 0 or row["ci_high"] < 0]:
+        lines.append(f"No claim, although the uncorrected interval leaves out 0: {', '.join(near)}.")
+    unsure = [r for r in rows + crossed if r["verdict"] not in CLAIMS and pd.notna(r["seeds_needed"])]
+    if needs := [f"{row['arm']} about {int(row['seeds_needed'])}" for row in unsure if row["seeds_needed"] > row["n"]]:
+        why = "seeds needed if the difference seen is real (80 % power at 5 %, uncorrected)"
+        lines.append(f"Too uncertain; {why}: {', '.join(needs)}.")
+    if rows and counts[0] < FEWEST_SEEDS:
+        lines.append(f"Few seeds: nothing is judged under {FEWEST_SEEDS} paired seeds.")
+    elif any(row["n"] == FEWEST_SEEDS and row["verdict"] in CLAIMS for row in rows + crossed):
+        lines.append("Few seeds: at five the exact sign-flip p cannot go below 0.0625, so claims rest on the t-test.")
+    told = [f"{arm}: {words}" for arm, words in arms_described.items() if words not in ("", arm) and arm != BASE]
+    return [*lines, f"The arms: {'; '.join(told)}."] if told else lines

@@ -1,0 +1,94 @@
+"""How a policy learns: an estimator sees the whole step and leaves gradients on the policy's parameters."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from nastricks.data.batch import Batch
+from nastricks.errors import InputError
+from nastricks.moment import Moment, Role
+from nastricks.policies import Policy
+from nastricks.spaces import Architecture, Gates
+
+
+class Step(Protocol):
+    """One training step, as an estimator sees it."""
+
+    moment: Moment
+    train: Batch
+    weight_optimizer: torch.optim.Optimizer
+
+    @property
+    def search(self) -> Batch:
+        """The step's batch of the search split."""
+
+    @property
+    def weights(self) -> Sequence[nn.Parameter]:
+        """The network's parameters [second order, MiLeNAS]."""
+
+    def propose(self) -> Sequence[Gates]:
+        """The policy's gates for this step, differentiable in its parameters, after the tricks that act on gates."""
+
+    def loss(self, gates: Gates, batch: Batch, *, role: Role = "policy") -> Tensor:
+        """Loss () of the network, differentiable in the gates; leaves the BN buffers alone."""
+
+    def reward(self, architectures: Sequence[Architecture]) -> Tensor:
+        """Accuracy (A,) in [0, 1] of each architecture's path on the search batch, without gradient."""
+
+    def average(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """The mean over ranks of gradients that were taken outside `manual_backward`."""
+
+
+class Estimator(nn.Module, ABC):
+    """Updates a policy. It may own parameters and an optimizer of its own [critic, RELAX].
+
+    Args:
+        policy: The policy to update.
+        every: Update in every this many training steps, at least 1.
+
+    Attributes:
+        order: Update before or after the weight step of the same batch, or with it (`joined`): then gates keep
+            their gradient in the weight step, and the weights' own backward pass fills the policy's gradients.
+    """
+
+    order: Literal["before", "after", "joined"] = "before"
+
+    def __init__(self, policy: Policy, every: int = 1) -> None:
+        super().__init__()
+        if every < 1:
+            raise InputError(f"estimator.every is {every}: expected at least 1")
+        if not policy.learns:
+            raise InputError(
+                f"{type(self).__name__} has nothing to update: {type(policy).__name__} has no parameters; "
+                "leave the estimator out"
+            )
+        # Held in a list, so that the policy is not a submodule here: its parameters belong to one place.
+        self._policy = [policy]
+        self.every = every
+
+    @property
+    def policy(self) -> Policy:
+        return self._policy[0]
+
+    def due(self, moment: Moment) -> bool:
+        """Whether this step updates the policy; override for blocks of steps [ENAS]."""
+        return moment.step % self.every == 0
+
+    def configure_optimizer(self) -> torch.optim.Optimizer | None:
+        """The optimizer of the estimator's own parameters [critic, RELAX]; it steps with the policy's."""
+        return None
+
+    @abstractmethod
+    def update(self, step: Step) -> None:
+        """Leave gradients in ``.grad`` of the policy's parameters, of no others."""
+
+    def leave(self, step: Step, loss: Tensor) -> None:
+        """Differentiate a loss by the policy's parameters alone, average over ranks, and leave the gradients."""
+        parameters = [p for p in self.policy.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+        for parameter, gradient in zip(parameters, step.average(filled), strict=True):
+            parameter.grad = gradient

@@ -1,0 +1,90 @@
+"""Trains one architecture alone, from scratch or from a supernet's weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from nastricks.data.batch import Batch, ImageSpec
+from nastricks.errors import InputError
+from nastricks.modules.schedule import Schedule
+from nastricks.modules.supernet import log_scores
+from nastricks.modules.training import OptimizerMaker, TrainingModule
+from nastricks.policies import Fixed
+from nastricks.rng import forked_rng
+from nastricks.sharing import ShareAll
+from nastricks.spaces import Network, Space
+
+
+class ChildModule(TrainingModule):
+    """One architecture as a network of its own.
+
+    Args:
+        space: The search space.
+        spec: What the network needs to know of the data.
+        architecture: The architecture's string.
+        optimizer: Makes the weights' optimizer.
+        weights: A supernet's run folder or checkpoint to start from; None starts from scratch.
+        schedule: The learning rate over the run; None is constant.
+        label_smoothing: In [0, 1).
+        gradient_clip_val: Largest norm of the gradient; None does not clip.
+        micro_batches: Parts in which a batch runs.
+        seed: Key of everything random, the initial weights included.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        spec: ImageSpec,
+        architecture: str,
+        optimizer: OptimizerMaker,
+        weights: str | None = None,
+        schedule: Schedule | None = None,
+        label_smoothing: float = 0.0,
+        gradient_clip_val: float | None = None,
+        micro_batches: int = 1,
+        seed: int = 0,
+    ) -> None:
+        policy = Fixed(space, str(architecture))
+        with forked_rng(seed, "weights"):
+            network = space.child(spec, policy.architecture)
+        if weights is not None:
+            from nastricks.modules.run_folder import load_checkpoint
+
+            load_shared_weights(network, load_checkpoint(weights)["state_dict"])
+        super().__init__(
+            space=space,
+            spec=spec,
+            policy=policy,
+            sharing=ShareAll(),
+            networks=[network],
+            estimator=None,
+            optimizer=optimizer,
+            policy_optimizer=None,
+            schedule=schedule,
+            label_smoothing=label_smoothing,
+            gradient_clip_val=gradient_clip_val,
+            micro_batches=micro_batches,
+            seed=seed,
+        )
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        log_scores(self, "validation", self.networks[0](batch.images), batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        log_scores(self, "test", self.networks[0](batch.images), batch)
+
+
+def load_shared_weights(child: Network, supernet: Mapping[str, Tensor] | Mapping[str, Any], copy: int = 0) -> None:
+    """Copy a child's weights and statistics from a supernet module's state: the names are the same.
+
+    Raises:
+        InputError: the supernet lacks one, or its shape differs: it is of another space.
+    """
+    prefix = f"networks.{copy}."
+    own = child.state_dict()
+    for name, tensor in own.items():
+        other = supernet.get(prefix + name)
+        if other is None or other.shape != tensor.shape:
+            raise InputError(f"the supernet's weights do not fit the child at {name}: it is of another space or width")
+    child.load_state_dict({name: supernet[prefix + name] for name in own})

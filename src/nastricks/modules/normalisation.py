@@ -1,0 +1,69 @@
+"""Batch-norm statistics: leave them alone for a pass, reset them, and recompute them for one child.
+
+Sources: Yu & Huang 2019 (AutoSlim) and Guo et al. 2020 (SPOS, section 3.4) for the calibration of a child's statistics.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+BatchNorm = _BatchNorm
+
+
+def batch_norms(module: nn.Module) -> list[_BatchNorm]:
+    """The batch norms of a module that keep running statistics."""
+    return [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+@contextmanager
+def frozen_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """In train mode, normalise by the batch but leave the running statistics as they are.
+
+    For a second pass over the same batch [SAM], for passes that teach the policy, and for attacks.
+    """
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+@contextmanager
+def cumulative_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Reset the running statistics, and average those of the passes inside the block with equal weight each.
+
+    The modules stay in train mode inside; momentum and mode are put back after it, the new statistics stay.
+    """
+    before = [(norm.momentum, norm.training) for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.training = True
+    try:
+        yield
+    finally:
+        for norm, (momentum, training) in zip(norms, before, strict=True):
+            norm.momentum, norm.training = momentum, training
+
+
+def statistics(norms: Sequence[_BatchNorm]) -> list[Tensor]:
+    """Copies of all running means and variances."""
+    return [t.detach().clone() for n in norms for t in (n.running_mean, n.running_var) if t is not None]
+
+
+@contextmanager
+def kept_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Put every running statistic back after the block."""
+    buffers = [b for norm in norms for b in norm.buffers()]
+    saved = [b.clone() for b in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, saved, strict=True):
+                buffer.copy_(value)

@@ -1,0 +1,47 @@
+"""Learning-rate schedules: pure functions of the moment, so that resuming needs no state.
+
+torch's schedulers are not used: their length is fixed in steps when they are built, which a recipe cannot know, and
+their chained form drifts by rounding when it is resumed.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+from nastricks.errors import InputError
+from nastricks.moment import Moment
+
+
+class Schedule(ABC):
+    """The learning rate of a step."""
+
+    @abstractmethod
+    def learning_rate(self, base: float, moment: Moment) -> float:
+        """The rate at `moment` for a parameter group whose optimizer was given `base`."""
+
+
+class Constant(Schedule):
+    """The optimizer's own rate, always."""
+
+    def learning_rate(self, base: float, moment: Moment) -> float:
+        return base
+
+
+class Cosine(Schedule):
+    """Half a cosine from the optimizer's rate to `eta_min`, a step at a time, over the run (SGDR, equation 5).
+
+    Args:
+        eta_min: Rate at the end, at least 0.
+    """
+
+    def __init__(self, eta_min: float = 0.0) -> None:
+        if eta_min < 0:
+            raise InputError(f"schedule.eta_min is {eta_min}: expected at least 0")
+        self.eta_min = eta_min
+
+    def learning_rate(self, base: float, moment: Moment) -> float:
+        return cosine(base, self.eta_min, moment.progress)
+
+
+def cosine(start: float, end: float, part: float) -> float:
+    """From `start` at part 0 to `end` at part 1 along half a cosine."""
+    return end + (start - end) * (1 + math.cos(math.pi * part)) / 2

@@ -1,0 +1,93 @@
+"""Trains a supernet."""
+
+from collections.abc import Callable
+
+import torch
+
+from nastricks.data.batch import Batch, ImageSpec
+from nastricks.derivations import BestRanked, Derivation
+from nastricks.estimators import Estimator
+from nastricks.modules.schedule import Schedule
+from nastricks.modules.training import OptimizerMaker, TrainingModule
+from nastricks.policies import Policy
+from nastricks.rng import forked_rng
+from nastricks.sharing import ShareAll, Sharing
+from nastricks.spaces import Space
+
+
+class SupernetModule(TrainingModule):
+    """A supernet and the search algorithm that trains it: policy, estimator, sharing and derivation.
+
+    Args:
+        space: The search space.
+        spec: What the networks need to know of the data.
+        policy: Makes the policy from the space.
+        optimizer: Makes the weights' optimizer.
+        estimator: Makes the estimator from the policy; None for policies that do not learn.
+        policy_optimizer: Makes the policy's optimizer.
+        sharing: Which weights an architecture sees; None shares all.
+        derivation: How one architecture is read off; None takes the best of all ranked.
+        schedule: The weights' learning rate over the run; None is constant.
+        label_smoothing: In [0, 1).
+        gradient_clip_val: Largest norm of the weights' gradient; None does not clip.
+        micro_batches: Parts in which a batch runs.
+        seed: Key of everything random, the initial weights included.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        spec: ImageSpec,
+        policy: Callable[[Space], Policy],
+        optimizer: OptimizerMaker,
+        estimator: Callable[[Policy], Estimator] | None = None,
+        policy_optimizer: OptimizerMaker | None = None,
+        sharing: Sharing | None = None,
+        derivation: Derivation | None = None,
+        schedule: Schedule | None = None,
+        label_smoothing: float = 0.0,
+        gradient_clip_val: float | None = None,
+        micro_batches: int = 1,
+        seed: int = 0,
+    ) -> None:
+        sharing = sharing or ShareAll()
+        with forked_rng(seed, "weights"):
+            networks = sharing.networks(space, spec)
+        with forked_rng(seed, "policy"):
+            made = policy(space)
+            made_estimator = None if estimator is None else estimator(made)
+        super().__init__(
+            space=space,
+            spec=spec,
+            policy=made,
+            sharing=sharing,
+            networks=networks,
+            estimator=made_estimator,
+            optimizer=optimizer,
+            policy_optimizer=policy_optimizer,
+            schedule=schedule,
+            label_smoothing=label_smoothing,
+            gradient_clip_val=gradient_clip_val,
+            micro_batches=micro_batches,
+            seed=seed,
+        )
+        self.derivation = derivation or BestRanked()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and accuracy of the policy's own gates, uncalibrated: a sign of life; `nastricks rank` judges."""
+        moment = self.moment("evaluation").at(step=batch_idx)
+        with torch.no_grad():
+            logits = self.logits(batch.images, self.policy.propose(moment)[0])
+        log_scores(self, "validation", logits, batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As validation, on the test split."""
+        moment = self.moment("evaluation").at(step=batch_idx)
+        log_scores(self, "test", self.logits(batch.images, self.policy.propose(moment)[0]), batch)
+
+
+def log_scores(module: TrainingModule, split: str, logits: torch.Tensor, batch: Batch) -> None:
+    """Log mean loss and accuracy of a split."""
+    accuracy = (logits.argmax(1) == batch.labels).float().mean()
+    scores = {f"{split}/loss": module.criterion(logits, batch), f"{split}/accuracy": accuracy}
+    module.log_dict(scores, batch_size=len(batch), sync_dist=module.trainer.world_size > 1)

@@ -1,0 +1,62 @@
+"""Weights & Biases: a run a trial, grouped by ablation."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """The place of a run: its name, its ablation (`group`) and its arm."""
+
+    name: str
+    group: str | None = None
+    arm: str | None = None
+
+
+class WandbTracking:
+    """Tracks runs with Weights & Biases; offline where there is no login.
+
+    Keys come from the environment or from `wandb login`; none is ever written into a run folder.
+
+    Args:
+        project: Project to log to.
+        entity: Team or user; None takes the login's own.
+        tags: Tags beside the names of the tricks.
+        mode: "online", "offline", "disabled", or "auto": online where a login is found, else offline.
+    """
+
+    def __init__(
+        self, project: str = "nastricks", entity: str | None = None, tags: Sequence[str] = (), mode: str = "auto"
+    ) -> None:
+        from nastricks.errors import unknown
+
+        if mode not in ("auto", "online", "offline", "disabled"):
+            raise unknown("loggers.wandb.mode", mode, ("auto", "online", "offline", "disabled"))
+        self.project, self.entity, self.tags, self.mode = project, entity, tuple(tags), mode
+
+    def logger(self, folder: Path, config: dict[str, Any], tricks: Sequence[str], place: Tracked) -> Logger:
+        """Lightning's W&B logger for a run that lives in `folder`."""
+        import wandb
+        from pytorch_lightning.loggers import WandbLogger
+
+        mode = self.mode
+        if mode == "auto":
+            mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+        folder.mkdir(parents=True, exist_ok=True)
+        return WandbLogger(
+            project=self.project,
+            entity=self.entity,
+            name=place.name,
+            group=place.group,
+            job_type=place.arm,
+            tags=[*tricks, *self.tags],
+            save_dir=str(folder),
+            config=config,
+            mode=mode,
+            log_model=False,
+        )

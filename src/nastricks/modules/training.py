@@ -1,0 +1,313 @@
+"""The one training step of the project (DESIGN, "One training step"): supernets and children share it.
+
+    batch -> on_batch -> policy proposes gates -> on_gates -> forward, loss -> on_loss -> backward
+          -> around_gradients -> clip -> optimizer -> schedule
+
+The optimisation is manual: several sets of gates, second passes and the policy's own step do not fit Lightning's.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from nastricks.data.batch import Batch, ImageSpec
+from nastricks.errors import InputError
+from nastricks.estimators import Estimator
+from nastricks.modules.normalisation import batch_norms, frozen_statistics
+from nastricks.modules.schedule import Constant, Schedule
+from nastricks.modules.step import TrainingStep
+from nastricks.modules.trick import Compute, Forward, Trick, in_order
+from nastricks.moment import Moment, Role
+from nastricks.policies import Policy
+from nastricks.rng import forked_rng
+from nastricks.sharing import Sharing
+from nastricks.spaces import Architecture, Gates, Network, Space
+
+OptimizerMaker = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class TrainingModule(pl.LightningModule):
+    """What supernets and children have in common: networks, a policy, tricks, and the step.
+
+    Args:
+        space: The search space.
+        spec: What the networks need to know of the data.
+        policy: Proposes gates.
+        sharing: Says which copy of the weights an architecture uses.
+        networks: The copies.
+        estimator: Updates the policy; None leaves it as it is.
+        optimizer: Makes the weights' optimizer.
+        policy_optimizer: Makes the policy's optimizer.
+        schedule: The weights' learning rate over the run; None is constant.
+        label_smoothing: In [0, 1).
+        gradient_clip_val: Largest norm of the weights' gradient; None does not clip.
+        micro_batches: Parts in which a batch runs, to save memory; gradients are those of the whole batch (but for
+            batch norm, which sees a part at a time).
+        seed: Key of everything random.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: Space,
+        spec: ImageSpec,
+        policy: Policy,
+        sharing: Sharing,
+        networks: Sequence[Network],
+        estimator: Estimator | None,
+        optimizer: OptimizerMaker,
+        policy_optimizer: OptimizerMaker | None,
+        schedule: Schedule | None,
+        label_smoothing: float,
+        gradient_clip_val: float | None,
+        micro_batches: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise InputError(f"model.label_smoothing is {label_smoothing}: expected a number in [0, 1)")
+        if gradient_clip_val is not None and gradient_clip_val <= 0:
+            raise InputError(f"model.gradient_clip_val is {gradient_clip_val}: expected a number above 0, or null")
+        if micro_batches < 1:
+            raise InputError(f"model.micro_batches is {micro_batches}: expected at least 1")
+        if estimator is not None and policy_optimizer is None:
+            raise InputError("model.estimator is set and model.policy_optimizer is not: name the policy's optimizer")
+        self.automatic_optimization = False
+        self.space, self.spec, self.seed = space, spec, seed
+        self.policy, self.sharing, self.estimator = policy, sharing, estimator
+        self.networks = nn.ModuleList(networks)
+        self.optimizer_maker, self.policy_optimizer_maker = optimizer, policy_optimizer
+        self.schedule = schedule or Constant()
+        self.label_smoothing, self.gradient_clip_val = label_smoothing, gradient_clip_val
+        self.micro_batches = micro_batches
+        self.steps_seen = 0
+        self.steps_per_epoch = 1
+        self.epochs = 1.0
+        self.tricks: list[Trick] = []
+        self.operated: set[str] = set()  # names of the tricks whose surgery is done
+        self._points: dict[str, list[Trick]] = {}
+        self._sums: Tensor | None = None
+        self._norms = batch_norms(self.networks)
+
+    # Set-up.
+
+    def setup(self, stage: str) -> None:
+        trainer = self.trainer
+        self.use_tricks([c for c in trainer.callbacks if isinstance(c, Trick)])  # type: ignore[attr-defined]
+        if trainer.precision == "16-mixed":
+            raise InputError("trainer.precision is 16-mixed: this loop scales no losses; use bf16-mixed or 32-true")
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if hasattr(data, "to"):
+            data.to(trainer.strategy.root_device)
+        if stage == "fit":
+            self.steps_per_epoch = data.batches("train")
+            if trainer.max_steps > 0:
+                self.epochs = trainer.max_steps / self.steps_per_epoch
+            if trainer.max_epochs is not None and trainer.max_epochs > 0:
+                self.epochs = min(trainer.max_epochs, self.epochs) if trainer.max_steps > 0 else trainer.max_epochs
+
+    def use_tricks(self, tricks: Sequence[Trick]) -> None:
+        """Let these tricks act, each at the points that it overrides."""
+        self.tricks = in_order(tricks)
+        points = ("on_batch", "may_learn", "on_gates", "on_loss", "around_gradients", "on_learning_rate")
+        self._points = {p: [t for t in self.tricks if getattr(type(t), p) is not getattr(Trick, p)] for p in points}
+        self._norms = batch_norms(self.networks)
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        made = [self.optimizer_maker(self.networks.parameters())]
+        if self.estimator is not None and self.policy_optimizer_maker is not None:
+            made.append(self.policy_optimizer_maker(self.policy.parameters()))
+            own = self.estimator.configure_optimizer()
+            made += [] if own is None else [own]
+        for group in made[0].param_groups:
+            group["base_lr"] = group["lr"]
+        return made
+
+    def moment(self, role: Role) -> Moment:
+        """The present moment, for a pass of the given role."""
+        return Moment(
+            role=role,
+            seed=self.seed,
+            step=self.steps_seen,
+            steps_per_epoch=self.steps_per_epoch,
+            epochs=self.epochs,
+            rank=self.global_rank,
+            device=self.device,
+        )
+
+    # The step.
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        now = self.moment("weights")
+        optimizers = self.optimizers(use_pl_optimizer=False)
+        first, *rest = optimizers if isinstance(optimizers, list) else [optimizers]
+        self._set_learning_rate(first, now)
+        step = TrainingStep(module=self, moment=now, train=self.on_batch(batch, now), weight_optimizer=first)
+        estimator = self.estimator
+        learns = estimator is not None and estimator.due(now) and all(t.may_learn(now) for t in self._at("may_learn"))
+        if learns and estimator is not None and estimator.order == "before":
+            self._update_policy(estimator, step, rest)
+        joined = learns and estimator is not None and estimator.order == "joined"
+        loss, correct = self._update_weights(step, joined)
+        if learns and estimator is not None and estimator.order != "before":
+            self._update_policy(estimator, step, rest)
+        self._note(loss, correct, len(batch))
+        self.steps_seen += 1
+
+    def _update_weights(self, step: TrainingStep, joined: bool) -> tuple[Tensor, Tensor]:
+        now, batch = step.moment, step.train
+        with torch.set_grad_enabled(joined):
+            gate_sets = self.policy.propose(now)
+        correct: list[Tensor] = []
+
+        def compute() -> Tensor:
+            step.weight_optimizer.zero_grad(set_to_none=True)
+            if joined:
+                self.policy.zero_grad(set_to_none=True)
+            hits: list[Tensor] = []
+            loss = self._accumulate(gate_sets, batch, now, hits)
+            if not correct:  # the accuracy noted is that of the first pass
+                correct.extend(hits)
+            return loss
+
+        wrapped: Compute = compute
+        for trick in self._at("around_gradients"):
+            wrapped = trick.around_gradients(wrapped, self, now)
+        loss = wrapped()
+        if self.gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_norm_(self.networks.parameters(), self.gradient_clip_val)
+        # Lightning's wrapper counts the step; the policy's optimizer is stepped without it, so that
+        # trainer.global_step and max_steps count batches.
+        wrapper = self.optimizers()
+        (wrapper[0] if isinstance(wrapper, list) else wrapper).step()
+        return loss, torch.stack(correct).sum() if len(correct) > 1 else correct[0]
+
+    def _accumulate(self, gate_sets: Sequence[Gates], batch: Batch, now: Moment, correct: list[Tensor]) -> Tensor:
+        """Add up the gradients of every set of gates and micro-batch; the mean loss () over sets."""
+        total: Tensor | None = None
+        for number, part in enumerate(batch.chunks(self.micro_batches) if self.micro_batches > 1 else (batch,)):
+            first_logits: Tensor | None = None
+            for gate_set, proposed in enumerate(gate_sets):
+                at = now.at(gate_set=gate_set, micro_batch=number, samples=len(part))
+                gates = self.on_gates(proposed, at)
+                with forked_rng(at.seed, at.step, at.micro_batch, at.gate_set, "forward", at.rank, device=at.device):
+                    logits = self.logits(part.images, gates)
+                first_logits = logits.detach() if first_logits is None else first_logits
+                loss = self.criterion(logits, part)
+                for trick in self._at("on_loss"):
+                    loss = trick.on_loss(loss, Forward(logits, part, gates, first_logits), at)
+                share = len(part) / len(batch)
+                self.manual_backward(loss if share == 1.0 else loss * share)
+                seen = loss.detach() * share
+                total = seen if total is None else total + seen
+                if gate_set == 0:
+                    correct.append((logits.detach().argmax(1) == part.labels).sum())
+        if total is None:
+            raise InputError(f"{type(self.policy).__name__} proposed no gates: a step needs at least one set")
+        return total / len(gate_sets)
+
+    def _update_policy(self, estimator: Estimator, step: TrainingStep, optimizers: Sequence[Optimizer]) -> None:
+        if estimator.order != "joined":
+            self.policy.zero_grad(set_to_none=True)
+        estimator.update(step)
+        for optimizer in optimizers:
+            optimizer.step()
+
+    # Passes through the network.
+
+    def network_of(self, gates: Gates) -> Network:
+        """The copy of the weights that these gates use."""
+        if len(self.networks) == 1:
+            return self.networks[0]  # type: ignore[return-value]
+        return self.networks[self.sharing.copy_of(self.architecture_of(gates))]  # type: ignore[return-value]
+
+    def architecture_of(self, gates: Gates) -> Architecture | None:
+        """The architecture that gates with one active option a choice run; None where several are."""
+        picked = [gates[choice.name].active for choice in self.space.choices]
+        return tuple(options[0] for options in picked) if all(len(options) == 1 for options in picked) else None
+
+    def logits(self, images: Tensor, gates: Gates) -> Tensor:
+        """images (N, C, H, W) -> logits (N, classes) under these gates."""
+        return self.network_of(gates)(images.to(self.dtype), gates)
+
+    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross entropy () against the soft targets where a trick mixed the batch, else against the labels."""
+        target = batch.labels if batch.targets is None else batch.targets
+        return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
+
+    def frozen_statistics(self) -> Any:
+        """Context in which passes in train mode leave the BN buffers alone."""
+        return frozen_statistics(self._norms)
+
+    # Points of the step.
+
+    def _at(self, point: str) -> list[Trick]:
+        return self._points.get(point, [])
+
+    def on_batch(self, batch: Batch, at: Moment) -> Batch:
+        for trick in self._at("on_batch"):
+            batch = trick.on_batch(batch, at)
+        return batch
+
+    def on_gates(self, gates: Gates, at: Moment) -> Gates:
+        for trick in self._at("on_gates"):
+            gates = trick.on_gates(gates, at)
+        return gates
+
+    def _set_learning_rate(self, optimizer: Optimizer, now: Moment) -> None:
+        for group in optimizer.param_groups:
+            rate = self.schedule.learning_rate(group["base_lr"], now)
+            for trick in self._at("on_learning_rate"):
+                rate = trick.on_learning_rate(rate, group["base_lr"], now)
+            group["lr"] = rate
+
+    # What is logged and kept.
+
+    def _note(self, loss: Tensor, correct: Tensor, samples: int) -> None:
+        """Add up loss, hits and samples on the device; nothing waits for it until the epoch ends."""
+        if self._sums is None or self._sums.device != loss.device:
+            self._sums = torch.zeros(3, device=loss.device, dtype=torch.float64)
+        self._sums += torch.stack([loss.double() * samples, correct.double(), loss.new_tensor(samples).double()])
+
+    def epoch_metrics(self) -> dict[str, float]:
+        """Mean loss and accuracy of the epoch so far and the learning rate; starts the next epoch's sums."""
+        if self._sums is None:
+            return {}
+        loss, correct, samples = self._sums.tolist()
+        self._sums.zero_()
+        optimizers = self.optimizers(use_pl_optimizer=False)
+        first = optimizers[0] if isinstance(optimizers, list) else optimizers
+        rate = first.param_groups[0]["lr"]
+        return {"train/loss": loss / samples, "train/accuracy": correct / samples, "learning_rate": rate}
+
+    def on_train_epoch_end(self) -> None:
+        metrics = self.epoch_metrics()
+        for logger in self.loggers:
+            logger.log_metrics({"epoch": self.current_epoch, **metrics}, step=self.steps_seen)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        sums = None if self._sums is None else self._sums.tolist()
+        checkpoint["nastricks"] = {
+            "steps_seen": self.steps_seen,
+            "sums": sums,
+            "space": self.space.name,
+            "architectures": len(self.space),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        own = checkpoint.get("nastricks")
+        if own is None:
+            raise InputError("this checkpoint was not written by nastricks: give one from a run folder")
+        if own["space"] != self.space.name:
+            raise InputError(f"the checkpoint is of space {own['space']}, this run is of {self.space.name}")
+        self.steps_seen = own["steps_seen"]
+        self._sums = None if own["sums"] is None else torch.tensor(own["sums"], dtype=torch.float64, device=self.device)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Batches of tensor-resident data are where they belong."""
+        return batch

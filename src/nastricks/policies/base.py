@@ -1,0 +1,71 @@
+"""How gates are proposed (DESIGN idea 2): a policy owns its parameters and the mask of allowed options."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from nastricks.errors import InputError
+from nastricks.moment import Moment
+from nastricks.spaces import Architecture, Gates, Space
+
+
+class Policy(nn.Module, ABC):
+    """Proposes sets of gates for a step.
+
+    The mask of allowed options (`allowed`) is part of the checkpoint; proposing, log-probabilities and derivation
+    obey it [pruning, shrinking, few-shot, DARTS-PT]. It lives on the host, so that reading it waits for no device.
+
+    Args:
+        space: The space whose choices are gated.
+    """
+
+    def __init__(self, space: Space) -> None:
+        super().__init__()
+        self.space = space
+        self.allowed: dict[str, tuple[int, ...]] = space.all_options()
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything for an estimator to update."""
+        return any(p.requires_grad for p in self.parameters())
+
+    @abstractmethod
+    def propose(self, moment: Moment) -> Sequence[Gates]:
+        """The sets of gates of one step; their gradients are added up before the weights move.
+
+        One set for SPOS and DARTS, several for FairNAS and the sandwich rule (largest first). Draw from
+        ``moment.generator(purpose)`` alone.
+        """
+
+    def log_prob(self, architecture: Architecture) -> Tensor:
+        """Log-probability () of an architecture, differentiable in the policy's parameters.
+
+        Raises:
+            InputError: the policy defines none.
+        """
+        raise InputError(f"{type(self).__name__} gives architectures no probability: choose another estimator")
+
+    def preferences(self) -> dict[str, Tensor]:
+        """A score an option (options,) for each choice, higher is better, -inf where not allowed; {} if none."""
+        return {}
+
+    def restrict(self, choice: str, options: Sequence[int]) -> None:
+        """Allow only `options` of `choice` from now on.
+
+        Raises:
+            InputError: an unknown choice, no option, or one that was not allowed before.
+        """
+        if choice not in self.allowed:
+            raise InputError(f"unknown choice {choice!r}: {self.space.name} has {', '.join(self.allowed)}")
+        kept = tuple(sorted(set(options)))
+        if not kept or not set(kept) <= set(self.allowed[choice]):
+            raise InputError(f"options {kept} of {choice}: expected some of {self.allowed[choice]}")
+        self.allowed[choice] = kept
+
+    def get_extra_state(self) -> dict[str, list[int]]:
+        return {name: list(options) for name, options in self.allowed.items()}
+
+    def set_extra_state(self, state: Any) -> None:
+        self.allowed = {name: tuple(options) for name, options in state.items()}
