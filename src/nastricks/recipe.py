@@ -6,6 +6,7 @@ that trains goes through `build`: the command line, a trial of an ablation, a re
 
 import copy
 import functools
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,12 +27,16 @@ from nastricks.modules.tracking import Tracked, WandbTracking
 from nastricks.modules.trick import in_order
 from nastricks.spaces import Space
 
+# Lightning announces devices, advertises loggers and repeats its stopping rule at every fit.
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+
 TRAINER_DEFAULTS: dict[str, Any] = {
     "accelerator": "auto",
     "devices": 1,
     "logger": False,  # build() adds metrics.csv, and the loggers of the recipe
     "enable_checkpointing": False,  # build() adds the checkpoint at the end
     "enable_model_summary": False,
+    "log_every_n_steps": 1,  # nothing is logged a step; this keeps Lightning from warning of short epochs
     "num_sanity_val_steps": 0,
     "limit_val_batches": 0,  # `nastricks rank` judges; validating every epoch would cost more than a tiny epoch
 }
@@ -187,6 +192,19 @@ class Run:
     out: Path | None
     config: Namespace = field(repr=False)
 
+    def check(self) -> None:
+        """Refuse now what training would refuse at its start.
+
+        Raises:
+            InputError: a trick cannot act in this run.
+        """
+        self.module.trainer = self.trainer
+        self.trainer.datamodule = self.data  # type: ignore[attr-defined]
+        for trick in self.tricks:
+            reason = trick.refusal(self.module)
+            if reason is not None:
+                raise InputError(reason)
+
     def fit(self, ckpt_path: str | None = None) -> None:
         self.trainer.fit(self.module, datamodule=self.data, ckpt_path=ckpt_path, weights_only=True)
 
@@ -215,7 +233,9 @@ def assemble(
     settings = dict(made.trainer.__dict__)
     callbacks = list(settings.pop("callbacks") or []) + tricks
     logger = settings.pop("logger")
-    loggers: list[Any] = list(logger) if isinstance(logger, list) else [logger] if logger not in (True, False, None) else []
+    loggers: list[Any] = (
+        list(logger) if isinstance(logger, list) else [logger] if logger not in (True, False, None) else []
+    )
     if out is not None:
         text = dump(config)
         every = made.checkpoint

@@ -187,7 +187,7 @@ def cost_bars(cost: pd.DataFrame, column: str, title: str) -> go.Figure:
         x=cost[column].tolist(),
         y=list(range(len(cost))),
         orientation="h",
-        width=0.34,
+        width=0.26,
         marker={"color": [GREY if arm == "base" else BLUE for arm in cost.index]},
         hovertext=[f"{escaped(arm)}<br>{t}" for arm, t in zip(cost.index, text, strict=True)],
         hoverinfo="text",

@@ -1,11 +1,10 @@
 """Lightning data modules whose images live in memory as tensors, and whose batches are pure functions of a key."""
 
 from abc import abstractmethod
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -13,26 +12,10 @@ from torch import Tensor
 
 from nastricks.data.batch import Batch, ImageSpec
 from nastricks.data.loader import EvaluationLoader, KeyedLoader
-from nastricks.data.splits import SPLITS, Split, carve, part
-from nastricks.data.store import ImageStore, RawImages
+from nastricks.data.splits import SPLITS, Split, split_indices
+from nastricks.data.store import RAW, STORES, ImageStore, JoinedImages, RawImages, cached
 from nastricks.errors import InputError, unknown
 from nastricks.rng import generator
-
-# A process that trains many trials pays for reading and preparing a data set once. Few entries: they hold the images.
-_RAW: OrderedDict[Hashable, RawImages] = OrderedDict()
-_STORES: OrderedDict[Hashable, ImageStore] = OrderedDict()
-_CACHED = 4
-
-T = TypeVar("T")
-
-
-def _cached(cache: "OrderedDict[Hashable, T]", key: Hashable, make: Callable[[], T]) -> T:
-    if key not in cache:
-        cache[key] = make()
-        while len(cache) > _CACHED:
-            cache.popitem(last=False)
-    cache.move_to_end(key)
-    return cache[key]
 
 
 @dataclass(frozen=True)
@@ -56,7 +39,6 @@ class TensorDataModule(pl.LightningDataModule):
     sample, and no ``DataLoader`` and no worker is needed. The splits depend on `split_seed` alone: trials with
     different `seed` share them. Images are normalised by the mean and deviation of the train split (`mean`,
     `deviation`: tensors (C, 1, 1) on the scale 0 to 255, set by `setup`).
-
     Subclasses set `name` and `description` and implement `load`.
     """
 
@@ -133,8 +115,7 @@ class TensorDataModule(pl.LightningDataModule):
         """
 
     def _check(self) -> None:
-        at_least = {"batch_size": 1, "eval_batch_size": 1, "crop_padding": 0}
-        for field, least in at_least.items():
+        for field, least in {"batch_size": 1, "eval_batch_size": 1, "crop_padding": 0}.items():
             if (value := getattr(self, field)) < least:
                 raise InputError(f"{field} {value} is too small: choose {least} or more")
         if self.spec.size < 1:
@@ -190,36 +171,25 @@ class TensorDataModule(pl.LightningDataModule):
             device = torch.device("cuda", torch.cuda.current_device())
         if self._store is not None and self._store.device == device:
             return
-        key = (
-            self._source(),
-            tuple(self.sizes.values()),
-            (self.stratified, self.fraction, self.spec.size, self.crop_padding, self.split_seed),
-        )
-        store = _cached(_STORES, (key, "cpu"), self._build)
-        self._store = _cached(_STORES, (key, str(device)), lambda: store.to(device))
+        cut = (*self.sizes.values(), self.stratified, self.fraction, self.split_seed)
+        key = (self._source(), cut, self.spec.size, self.crop_padding)
+        store = cached(STORES, (key, "cpu"), self._build)
+        self._store = cached(STORES, (key, str(device)), lambda: store.to(device))
         self._orders.clear()
 
     def _source(self) -> Hashable:
         return type(self), str(Path(self.root).resolve())
 
-    def _raw(self) -> RawImages:
-        return _cached(_RAW, self._source(), lambda: self.load(Path(self.root)))
+    def _raw(self) -> JoinedImages:
+        return cached(RAW, self._source(), lambda: JoinedImages.of(self.load(Path(self.root))))
 
     def _build(self) -> ImageStore:
-        raw = self._raw()
+        images, labels, training = self._raw()
         key = ("split", self.name, self.split_seed)
-        sizes = {s: n for s, n in self.sizes.items() if n is not None and (s != "test" or raw.test_labels is None)}
-        index = carve(raw.labels, sizes, *key, stratified=self.stratified, what=f"training images of {self.name}")
-        if raw.test_labels is not None:
-            size = self.sizes["test"]
-            test = {"test": len(raw.test_labels) if size is None else size}
-            what = f"test images of {self.name}"
-            # Counted after the training images: both are held in one tensor.
-            index |= carve(raw.test_labels, test, *key, "test", stratified=self.stratified, what=what)  # type: ignore[arg-type]
-            index["test"] = index["test"] + len(raw.labels)
-        for split in ("train", "search"):
-            index[split] = part(index[split], self.fraction)
-        return ImageStore.build(raw, index, self.spec.size, self.crop_padding)
+        index = split_indices(
+            labels, training, self.sizes, self.fraction, *key, stratified=self.stratified, name=self.name
+        )
+        return ImageStore.build(images, labels, index, self.spec.size, self.crop_padding)
 
     def _ready(self) -> ImageStore:
         if self._store is None:
@@ -319,8 +289,7 @@ class TensorDataModule(pl.LightningDataModule):
         """The whole test split, on every rank."""
         return EvaluationLoader(self.evaluation_batches("test"))
 
-    # Lightning restores a loader's own state in the middle of an epoch only. After a checkpoint of an epoch's end the
-    # loader would start again at the first epoch's order, so the position is kept here as well.
+    # Lightning restores a loader's own state in mid-epoch only; after an epoch's end it would start at epoch 0 again.
     def state_dict(self) -> dict[str, Any]:
         """How many training batches were handed out."""
         return {"position": self._position if self._loader is None else self._loader.position}

@@ -55,3 +55,39 @@ def part(index: Tensor, fraction: float) -> Tensor:
     if not 0 < fraction <= 1:
         raise InputError(f"fraction {fraction} lies outside (0, 1]: choose for instance 0.5 for half of the images")
     return index[: max(1, round(fraction * len(index)))]
+
+
+def split_indices(
+    labels: Tensor,
+    training: int,
+    sizes: Mapping[Split, int | None],
+    fraction: float,
+    *key: object,
+    stratified: bool,
+    name: str,
+) -> dict[Split, Tensor]:
+    """The indices of each split; official test images are the test split, otherwise it is cut out like the others.
+
+    Args:
+        labels: (N,) of all images.
+        training: how many of them, from the first on, are to be cut up; the others are the official test images.
+        sizes: of each split; None, for official test images, takes them all.
+        fraction: the part of the train and search splits that is used, in (0, 1].
+        key: of the draws.
+        stratified: whether each split holds the classes in proportion.
+        name: of the data set, for the refusals.
+
+    Raises:
+        InputError: a size exceeds what there is, or a value is out of its range.
+    """
+    official = labels[training:]
+    cut = {s: n for s, n in sizes.items() if n is not None and (s != "test" or len(official) == 0)}
+    index = carve(labels[:training], cut, *key, stratified=stratified, what=f"training images of {name}")
+    if len(official):
+        size = sizes["test"]
+        test: dict[Split, int] = {"test": len(official) if size is None else size}
+        what = f"test images of {name}"
+        index["test"] = training + carve(official, test, *key, "test", stratified=stratified, what=what)["test"]
+    for split in ("train", "search"):
+        index[split] = part(index[split], fraction)
+    return index

@@ -1,8 +1,10 @@
 """The images of a data set as tensors on one device, ready to be cut into batches."""
 
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +19,8 @@ from nastricks.data.transforms import crop_windows, random_crop, random_flip, ra
 # 184 MB in place of 1.2 GB, and the conversion vanishes beside the step of a network for images of that size.
 FLOAT_BYTES = 64 * 2**20
 
+T = TypeVar("T")
+
 
 class RawImages(NamedTuple):
     """What a data set's files hold: uint8 images (N, C, H, W), int64 labels (N,), and the official test set if any."""
@@ -25,6 +29,21 @@ class RawImages(NamedTuple):
     labels: Tensor
     test_images: Tensor | None = None
     test_labels: Tensor | None = None
+
+
+class JoinedImages(NamedTuple):
+    """The same with the official test images behind the first `training` images, and no second copy in memory."""
+
+    images: Tensor
+    labels: Tensor
+    training: int
+
+    @staticmethod
+    def of(raw: RawImages) -> "JoinedImages":
+        if raw.test_images is None or raw.test_labels is None:
+            return JoinedImages(raw.images, raw.labels, len(raw.labels))
+        images, labels = torch.cat([raw.images, raw.test_images]), torch.cat([raw.labels, raw.test_labels])
+        return JoinedImages(images, labels, len(raw.labels))
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,14 +77,8 @@ class ImageStore:
     padding: int
 
     @staticmethod
-    def build(raw: RawImages, index: dict[Split, Tensor], size: int, padding: int) -> "ImageStore":
-        """Join training and test images, resize to `size` pixels a side, and normalise by the train split.
-
-        `index` counts the test images after the training images.
-        """
-        images, labels = raw.images, raw.labels
-        if raw.test_images is not None and raw.test_labels is not None:
-            images, labels = torch.cat([images, raw.test_images]), torch.cat([labels, raw.test_labels])
+    def build(images: Tensor, labels: Tensor, index: dict[Split, Tensor], size: int, padding: int) -> "ImageStore":
+        """Resize uint8 images (N, C, H, W) to `size` pixels a side and normalise them by the train split."""
         if images.shape[-1] != size:
             images = resize(images, [size, size], antialias=True)
         mean, deviation = channel_statistics(images[index["train"]])
@@ -108,3 +121,19 @@ class ImageStore:
         else:
             images = self.images[chosen]
         return random_flip(images, generator) if flip else images
+
+
+def cached(cache: OrderedDict[Hashable, T], key: Hashable, make: Callable[[], T]) -> T:
+    """What `cache` holds under `key`, made by `make` where it holds nothing; the least recently used goes first."""
+    if key not in cache:
+        cache[key] = make()
+        while len(cache) > _CACHED:
+            cache.popitem(last=False)
+    cache.move_to_end(key)
+    return cache[key]
+
+
+# A process that trains many trials pays for reading and preparing a data set once. Few entries: they hold the images.
+RAW: OrderedDict[Hashable, JoinedImages] = OrderedDict()
+STORES: OrderedDict[Hashable, ImageStore] = OrderedDict()
+_CACHED = 4

@@ -52,6 +52,11 @@ class MetricsFile(Logger):
         if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
             self.save()
 
+    def last(self) -> dict[str, float]:
+        """The latest value of every metric."""
+        latest = {key: value for row in self._rows.values() for key, value in row.items()}
+        return {key: float(value) for key, value in latest.items() if key not in ("epoch", "step")}
+
     def resume_at(self, step: int) -> None:
         """Take over the rows of an earlier part of the run, up to `step`."""
         if self.path.exists():
@@ -114,7 +119,7 @@ class RunFolder(pl.Callback):
 
     def _save(self, trainer: pl.Trainer) -> None:
         path = self.folder / LAST
-        trainer.save_checkpoint(path.with_suffix(".aside"))
+        trainer.save_checkpoint(path.with_suffix(".aside"), weights_only=False)
         if trainer.is_global_zero:
             os.replace(path.with_suffix(".aside"), path)
             for logger in trainer.loggers:

@@ -1,12 +1,18 @@
 """Weights & Biases: a run a trial, grouped by ablation."""
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning.loggers import Logger
+
+from nastricks.errors import unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,6 @@ class WandbTracking:
     def __init__(
         self, project: str = "nastricks", entity: str | None = None, tags: Sequence[str] = (), mode: str = "auto"
     ) -> None:
-        from nastricks.errors import unknown
-
         if mode not in ("auto", "online", "offline", "disabled"):
             raise unknown("loggers.wandb.mode", mode, ("auto", "online", "offline", "disabled"))
         self.project, self.entity, self.tags, self.mode = project, entity, tuple(tags), mode
@@ -60,3 +64,41 @@ class WandbTracking:
             mode=mode,
             log_model=False,
         )
+
+
+def track_results(
+    settings: Mapping[str, Any],
+    folder: Path,
+    config: str,
+    tricks: Sequence[str],
+    place: Tracked,
+    curves: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, float],
+    ranking: "pd.DataFrame | None",
+) -> None:
+    """Log a trial's results to its W&B run and end it: metrics, the ranking as a table, and its scatter plot.
+
+    The run that training opened is continued; a trial that shares another's training gets a run of its own, with the
+    curves copied.
+    """
+    import wandb
+    import yaml
+
+    run = wandb.run
+    if run is None or run.name != place.name:
+        finish()
+        run = WandbTracking(**settings).logger(folder, yaml.safe_load(config), tricks, place).experiment
+        for row in curves:
+            run.log(dict(row))
+    run.summary.update(dict(metrics))
+    if ranking is not None:
+        table = wandb.Table(dataframe=ranking)
+        run.log({"ranking": table, "score against truth": wandb.plot.scatter(table, "accuracy", "truth")})
+    finish()
+
+
+def finish() -> None:
+    """End the W&B run of this process, if there is one."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish(quiet=True)

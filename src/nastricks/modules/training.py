@@ -280,6 +280,8 @@ class TrainingModule(pl.LightningModule):
             return {}
         loss, correct, samples = self._sums.tolist()
         self._sums.zero_()
+        if samples == 0:  # read a second time
+            return {}
         optimizers = self.optimizers(use_pl_optimizer=False)
         first = optimizers[0] if isinstance(optimizers, list) else optimizers
         rate = first.param_groups[0]["lr"]
@@ -307,7 +309,3 @@ class TrainingModule(pl.LightningModule):
             raise InputError(f"the checkpoint is of space {own['space']}, this run is of {self.space.name}")
         self.steps_seen = own["steps_seen"]
         self._sums = None if own["sums"] is None else torch.tensor(own["sums"], dtype=torch.float64, device=self.device)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Batches of tensor-resident data are where they belong."""
-        return batch

@@ -124,8 +124,7 @@ def _expected_best(scores: Array, worth: Array, count: int) -> float:
     # C(size−1−i, places−1) / C(size, places), as a running product: the binomials themselves overflow.
     i = np.arange(size - places)
     chance = places / size * np.concatenate([[1.0], np.cumprod((size - places - i) / (size - 1 - i))])
-    best = np.maximum(candidates[: len(chance)], worth[sure].max(initial=-np.inf))
-    return float(chance @ best)
+    return float(chance @ np.maximum(candidates[: len(chance)], worth[sure].max(initial=-np.inf)))
 
 
 def precision_at_top(scores: Values, truth: Values, fraction: float) -> float:

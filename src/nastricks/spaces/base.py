@@ -99,6 +99,7 @@ class GatedOps(nn.Module):
 
     def __init__(self, choice: Choice, ops: Mapping[int, nn.Module]) -> None:
         super().__init__()
+        self.choice_name = choice.name
         self.names = [option.name for option in choice.options]
         self.ops = nn.ModuleDict({self.names[index]: op for index, op in ops.items()})
 

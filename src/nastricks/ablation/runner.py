@@ -1,0 +1,268 @@
+"""Runs an ablation into a folder, and continues one that was interrupted."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from jsonargparse import Namespace
+
+from nastricks.ablation.design import BASE, Arm, Design
+from nastricks.ablation.report import write_report
+from nastricks.ablation.statistics import answer, judge
+from nastricks.ablation.trial import Training, finished, run_training, trial_folder
+from nastricks.errors import InputError, unknown
+from nastricks.files import write_json, write_text, written_aside
+from nastricks.modules import SupernetModule
+from nastricks.modules.registry import tricks as all_tricks
+from nastricks.ranking.metrics import ranking_metrics_by_accuracy_and_loss
+from nastricks.ranking.rank import find_table, picked
+from nastricks.recipe import build, dump, locate, resolve
+from nastricks.search.engine import Engine, Lost
+
+TRIAL_COLUMNS = ("arm", "seed", "status", "seconds", "peak_memory_mb")
+PACKAGES = ("nastricks", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonargparse", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An ablation ready to run: its design and each arm's resolved configuration."""
+
+    design: Design
+    file: Path
+    extra: tuple[str, ...]
+    configs: Mapping[str, Namespace]
+
+    def trainings(self, folder: Path) -> list[Training]:
+        """All trainings, seed by seed; arms that differ only in what happens after training share one."""
+        groups: dict[str, dict[str, Namespace]] = {}
+        for arm, config in self.configs.items():
+            groups.setdefault(training_key(config), {})[arm] = config
+        return [
+            Training(folder, self.design.name, seed, arms, self.design.table, self.design.children)
+            for seed in self.design.seeds
+            for arms in groups.values()
+        ]
+
+
+def plan(design: Design, file: str | Path, extra: Sequence[str] = ()) -> Plan:
+    """Resolve and check every arm before anything runs.
+
+    Raises:
+        InputError: two arms that resolve to the same setting, a trick that cannot act, a metric that is not known.
+    """
+    configs = {arm: arm_config(design, settings, extra) for arm, settings in design.arms.items()}
+    seen: dict[str, str] = {}
+    for arm, config in configs.items():
+        text = dump(config)
+        if text in seen:
+            raise InputError(
+                f"arms {seen[text]!r} and {arm!r} of {file} resolve to the same setting: change one or leave it out"
+            )
+        seen[text] = arm
+        try:
+            run = build(config, None, quiet=True)
+            run.check()
+        except InputError as error:
+            raise InputError(f"arm {arm!r} of {file}: {error}") from error
+        if arm == BASE:
+            _check_metrics(design, run, str(file))
+    return Plan(design, locate(file), tuple(extra), configs)
+
+
+def arm_config(design: Design, arm: Arm, extra: Sequence[str]) -> Namespace:
+    """The base stack with an arm's files, tricks and keys on top."""
+    overrides: list[str] = []
+    for name, settings in arm.tricks.items():
+        if settings is None:
+            overrides += [f"--tricks.{name}", "null"]
+        else:
+            recipe = (yaml.safe_load(locate(f"tricks/{name}.yaml").read_text()) or {}) if _ships(name) else {}
+            whole = {**((recipe.get("tricks") or {}).get(name) or {}), **settings}
+            overrides.append(f"--tricks.{name}={json.dumps(_consistent(name, whole, settings))}")
+    for key, value in {**design.set, **arm.set}.items():
+        overrides.append(f"--{key}={json.dumps(value) if not isinstance(value, str) else value}")
+    return resolve([*design.stack, *arm.stack, *extra], overrides)
+
+
+def _ships(trick: str) -> bool:
+    try:
+        locate(f"tricks/{trick}.yaml")
+    except InputError:
+        return False
+    return True
+
+
+def _consistent(trick: str, whole: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """An arm that sets weight_warmup.epochs means it in place of the recipe's fraction."""
+    if trick == "weight_warmup" and "epochs" in given and "fraction" not in given:
+        whole.pop("fraction", None)
+    return whole
+
+
+def _check_metrics(design: Design, run: Any, file: str) -> None:
+    if isinstance(run.module, SupernetModule):
+        ranked = ranking_metrics_by_accuracy_and_loss([0.0, 1.0], [1.0, 0.0], [0.0, 1.0])
+        known = [*ranked, "derived_accuracy", "derived_rank", "train/loss", "train/accuracy"]
+        table = find_table(run.module.space, run.data, design.table)
+        judged = [m for m in design.metrics if not m.startswith("train/")]
+        if table is None and judged:
+            raise InputError(
+                f"{file} asks for {judged[0]}, and no table ships for {run.module.space.name} on {run.data.name}: "
+                "make one with `nastricks bench` and name it under table"
+            )
+        if table is not None:
+            chosen = picked(run.module.space, design.children, seed=0)
+            table.require(run.module.space.format(a) for a in chosen)
+    else:
+        known = ["accuracy", "loss", "train/loss", "train/accuracy"]
+    for metric in design.metrics:
+        if metric not in known:
+            raise unknown(f"metric in {file}:", metric, known)
+
+
+def training_key(config: Namespace) -> str:
+    """What a training depends on: everything but the tricks that act after it."""
+    clean = config.clone()
+    for name in vars(clean.tricks):
+        if all_tricks()[name].after_training:
+            clean.tricks[name] = None
+    return hashlib.sha256(dump(clean).encode()).hexdigest()
+
+
+def run_ablation(
+    planned: Plan, folder: Path, engine: Engine, done: Callable[[Training, str], None] = lambda training, line: None
+) -> list[str]:
+    """Run what is missing, then write tables, answer and report; returns the answer in words.
+
+    Raises:
+        InputError: the folder holds another ablation.
+    """
+    _claim(planned, folder)
+    waiting = []
+    for training in planned.trainings(folder):
+        if all(finished(folder, arm, training.seed) is not None for arm in training.arms):
+            done(training, "kept")
+        else:
+            waiting.append(training)
+    for training, results in engine.run(run_training, waiting):
+        if isinstance(results, Lost):
+            for arm in training.arms:
+                _record_lost(training, arm, results)
+            done(training, results.reason)
+        else:
+            failed = [result["error"] for result in results if result["status"] == "failed"]
+            done(training, failed[0] if failed else "done")
+    return conclude(folder)
+
+
+def _record_lost(training: Training, arm: str, lost: Lost) -> None:
+    empty = {"seconds": None, "peak_memory_mb": None, "metrics": {}, "baselines": {}, "noise_ceiling": None}
+    result = {"arm": arm, "seed": training.seed, "status": "failed", **empty, "error": lost.reason}
+    write_json(trial_folder(training.folder, arm, training.seed) / "result.json", result)
+
+
+def _claim(planned: Plan, folder: Path) -> None:
+    """Write ablation.yaml, or see that the one there is the same ablation (seeds may be added)."""
+    path = folder / "ablation.yaml"
+    described = _described(planned)
+    if path.exists():
+        before = yaml.safe_load(path.read_text())
+        same = isinstance(before, dict) and before.get("fingerprint") == described["fingerprint"]
+        if not same:
+            raise InputError(f"{folder} holds another ablation (its ablation.yaml differs): choose another --out")
+        if set(before["seeds"]) - set(described["seeds"]):
+            described["seeds"] = sorted(set(before["seeds"]) | set(described["seeds"]))
+    elif folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty and holds no ablation: choose another --out")
+    write_text(path, yaml.safe_dump(described, sort_keys=False, allow_unicode=True))
+
+
+def _described(planned: Plan) -> dict[str, Any]:
+    design = planned.design
+    base = planned.configs[BASE]
+    files = [planned.file, *(locate(f) for f in (*design.stack, *planned.extra))]
+    settings = {arm: hashlib.sha256(dump(config).encode()).hexdigest() for arm, config in planned.configs.items()}
+    judged = [design.metrics, design.interactions, design.table, design.children]
+    return {
+        "name": design.name,
+        "description": design.description,
+        "fingerprint": hashlib.sha256(json.dumps([settings, judged], sort_keys=True).encode()).hexdigest(),
+        "space": base.space.class_path.rpartition(".")[2],
+        "data": base.data.class_path.rpartition(".")[2],
+        "metrics": dict(design.metrics),
+        "seeds": list(design.seeds),
+        "arms": {arm: _plain(settings) for arm, settings in design.arms.items()},
+        "interactions": [list(quadruple) for quadruple in design.interactions],
+        "stack": {_recipe_name(f): f.read_text() for f in files},
+        "versions": {name: _version(name) for name in PACKAGES}
+        | {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"},
+    }
+
+
+def _recipe_name(path: Path) -> str:
+    """A recipe's path from recipes/ on, else its name: a folder of this machine is nobody's business."""
+    parts = path.resolve().parts
+    return "/".join(parts[parts.index("recipes") :]) if "recipes" in parts else path.name
+
+
+def _version(package: str) -> str:
+    return version(package)
+
+
+def _plain(arm: Arm) -> dict[str, Any]:
+    """An arm as it is shown: its tricks, and what else it sets."""
+    shown: dict[str, Any] = {name: None if s is None else dict(s) for name, s in arm.tricks.items()}
+    if arm.stack:
+        shown["stack"] = list(arm.stack)
+    return shown | dict(arm.set)
+
+
+def conclude(folder: Path) -> list[str]:
+    """Write results.csv, effects.csv, interactions.csv, answer.json and report.html from the trials that are done.
+
+    Raises:
+        InputError: the folder holds no ablation, or no finished trial.
+    """
+    path = folder / "ablation.yaml"
+    if not path.is_file():
+        raise InputError(f"{folder} holds no ablation: expected a folder that `nastricks ablate` wrote")
+    described = yaml.safe_load(path.read_text())
+    rows = []
+    for arm in described["arms"]:
+        for seed in described["seeds"]:
+            result_path = trial_folder(folder, arm, seed) / "result.json"
+            if result_path.is_file():
+                result = json.loads(result_path.read_text())
+                rows.append({**{c: result.get(c) for c in TRIAL_COLUMNS}, **result["metrics"]})
+    if not any(row["status"] == "done" and row["arm"] == BASE for row in rows):
+        errors = [json.loads(p.read_text()).get("error") for p in sorted(folder.glob(f"trials/{BASE}/*/result.json"))]
+        why = f": {errors[0]}" if errors and errors[0] else ""
+        raise InputError(f"{folder} holds no finished trial of the arm {BASE!r}{why}")
+    results = pd.DataFrame(rows)
+    metrics = described["metrics"]
+    quadruples = [tuple(q) for q in described["interactions"]]
+    present = set(results["arm"])
+    quadruples = [q for q in quadruples if set(q[1:]) <= present]
+    alone, crossed = judge(results, metrics, quadruples)  # type: ignore[arg-type]
+    tables = {"results": results, "effects": alone}
+    if quadruples:
+        tables["interactions"] = crossed
+    for name, table in tables.items():
+        with written_aside(folder / f"{name}.csv") as aside:
+            table.to_csv(aside, index=False, lineterminator="\n")
+    shown = {arm: _in_words(settings) for arm, settings in described["arms"].items()}
+    sentences = answer(alone, crossed if quadruples else None, metrics, shown)
+    write_json(folder / "answer.json", sentences)
+    write_report(folder)
+    return sentences
+
+
+def _in_words(settings: Mapping[str, Any] | None) -> str:
+    return ", ".join(f"{name} {value}" if value else name for name, value in (settings or {}).items())

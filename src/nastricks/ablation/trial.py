@@ -1,0 +1,187 @@
+"""One training of an ablation, and the arms that it serves: those that differ only in what happens after it."""
+
+import json
+import shutil
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jsonargparse import Namespace
+
+from nastricks.ablation.memory import peak_memory_mb, reset_peak_memory
+from nastricks.errors import InputError
+from nastricks.files import write_json, write_text
+from nastricks.modules import Calibration, SupernetModule
+from nastricks.modules.registry import tricks as all_tricks
+from nastricks.modules.run_folder import MetricsFile
+from nastricks.modules.tracking import Tracked, finish, track_results
+from nastricks.ranking.evaluate import score_children
+from nastricks.ranking.rank import Ranking, find_table, picked, rank
+from nastricks.recipe import Run, build, dump, with_seed
+from nastricks.search.engine import Stopwatch
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training with one seed, and the arms that are judged from it; the first arm's folder holds the training.
+
+    `arms` maps an arm to its resolved configuration.
+    """
+
+    folder: Path
+    ablation: str
+    seed: int
+    arms: Mapping[str, Namespace]
+    table: str | None
+    children: str
+
+
+def trial_folder(folder: Path, arm: str, seed: int) -> Path:
+    return folder / "trials" / arm / f"seed={seed}"
+
+
+def finished(folder: Path, arm: str, seed: int) -> dict[str, Any] | None:
+    """The result of a trial that is done; None for one that is not, or that failed."""
+    path = trial_folder(folder, arm, seed) / "result.json"
+    if not path.is_file():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text())
+    return result if result.get("status") == "done" else None
+
+
+def run_training(training: Training) -> list[dict[str, Any]]:
+    """Train once, judge each unfinished arm, write their results; a failure is recorded, not raised."""
+    missing = [arm for arm in training.arms if finished(training.folder, arm, training.seed) is None]
+    leader = next(iter(training.arms))
+    place = trial_folder(training.folder, leader, training.seed)
+    if leader in missing:
+        shutil.rmtree(place, ignore_errors=True)  # what a killed run left
+    reset_peak_memory()
+    watch = Stopwatch()
+    tracked = Tracked(f"{leader}-seed{training.seed}", training.ablation, leader)
+    try:
+        # A leader that is done keeps its folder as it is; the other arms then train again without writing.
+        run = build(
+            with_seed(training.arms[leader], training.seed),
+            place if leader in missing else None,
+            quiet=True,
+            tracked=tracked,
+        )
+        run.fit()
+    except Exception as error:
+        return [_failed(training, arm, leader, error, watch.seconds()) for arm in missing]
+    seconds = watch.seconds()
+    return [_judged(training, arm, leader, run, seconds) for arm in missing]
+
+
+def _judged(training: Training, arm: str, leader: str, run: Run, training_seconds: float) -> dict[str, Any]:
+    watch = Stopwatch()
+    place = trial_folder(training.folder, arm, training.seed)
+    config = with_seed(training.arms[arm], training.seed)
+    try:
+        calibration = calibration_of(config)
+        ranking: Ranking | None = None
+        if isinstance(run.module, SupernetModule):
+            table = find_table(run.module.space, run.data, training.table)
+            chosen = picked(run.module.space, training.children, seed=0)
+            ranking = rank(run.module, run.data, table, architectures=chosen, calibration=calibration)
+            ranking.write(place / "ranking.csv")
+            metrics = ranking.metrics
+        else:
+            metrics = child_metrics(run, calibration)
+        write_text(place / "config.yaml", dump(config))
+    except Exception as error:
+        return _failed(training, arm, leader, error, training_seconds)
+    result = {
+        "arm": arm,
+        "seed": training.seed,
+        "status": "done",
+        "seconds": training_seconds + watch.seconds(),
+        "peak_memory_mb": peak_memory_mb(),
+        "metrics": {**metrics, **_last_of_training(run)},
+        "baselines": ranking.baselines if ranking else {},
+        "noise_ceiling": ranking.ceiling if ranking else None,
+        "derived": ranking.derived if ranking else None,
+        "error": None,
+        "shared_training": None if arm == leader else leader,
+    }
+    _track(training, arm, leader, run, config, result, ranking)
+    write_json(place / "result.json", result)
+    return result
+
+
+def calibration_of(config: Namespace) -> Calibration | None:
+    """What the tricks of a configuration that act after training ask for."""
+    for name, settings in vars(config.tricks).items():
+        if settings is not None and all_tricks()[name].after_training:
+            made = all_tricks()[name](**vars(settings.init_args)).calibration()
+            if made is not None:
+                return made
+    return None
+
+
+def child_metrics(run: Run, calibration: Calibration | None) -> dict[str, float]:
+    """Accuracy and loss of a child on the test split."""
+    module, data = run.module, run.data
+    architecture = module.architecture_of(module.policy.propose(module.moment("evaluation"))[0])
+    if architecture is None:
+        raise InputError(f"{type(module).__name__} runs several options at once: rank it as a supernet")
+    extra = data.calibration_batches(calibration.batches) if calibration is not None else []
+    network: Any = module.networks[0]
+    scored = score_children(module.space, network, [architecture], data.evaluation_batches("test"), extra)
+    return {"accuracy": scored[architecture].accuracy, "loss": scored[architecture].loss}
+
+
+def _last_of_training(run: Run) -> dict[str, float]:
+    """What the training logged last, such as train/loss."""
+    for logger in run.trainer.loggers:
+        if isinstance(logger, MetricsFile):
+            return logger.last()
+    return {}
+
+
+def _failed(training: Training, arm: str, leader: str, error: Exception, seconds: float) -> dict[str, Any]:
+    place = trial_folder(training.folder, arm, training.seed)
+    write_text(place / "error.txt", "".join(traceback.format_exception(error)))
+    result = {
+        "arm": arm,
+        "seed": training.seed,
+        "status": "failed",
+        "seconds": seconds,
+        "peak_memory_mb": peak_memory_mb(),
+        "metrics": {},
+        "baselines": {},
+        "noise_ceiling": None,
+        "error": f"{type(error).__name__}: {error}",
+        "shared_training": None if arm == leader else leader,
+    }
+    write_json(place / "result.json", result)
+    finish()
+    return result
+
+
+def _track(
+    training: Training,
+    arm: str,
+    leader: str,
+    run: Run,
+    config: Namespace,
+    result: dict[str, Any],
+    ranking: Ranking | None,
+) -> None:
+    tracking = config.loggers.wandb
+    if tracking is None:
+        return
+    place = Tracked(f"{arm}-seed{training.seed}", training.ablation, arm)
+    names = [name for name, settings in vars(config.tricks).items() if settings is not None]
+    curves: Sequence[dict[str, Any]] = []
+    if arm != leader:  # its training was logged under the leader's name
+        path = trial_folder(training.folder, leader, training.seed) / "metrics.csv"
+        curves = pd.read_csv(path).to_dict("records") if path.exists() else []  # type: ignore[assignment]
+    folder = trial_folder(training.folder, arm, training.seed)
+    rows = None if ranking is None else ranking.rows
+    settings = vars(tracking.init_args) if "init_args" in tracking else vars(tracking)
+    track_results(settings, folder, dump(config), names, place, curves, result["metrics"], rows)

@@ -1,0 +1,24 @@
+"""`nastricks fit|validate|test`: LightningCLI on a stack of recipes."""
+
+import os
+
+from jsonargparse import ArgumentError
+
+from nastricks.errors import InputError
+from nastricks.recipe import RecipeCLI, check_names, locate, parse_error
+
+
+def fit(arguments: list[str]) -> int:
+    """Run LightningCLI; what it refuses becomes one sentence."""
+    located = list(arguments)
+    for position, argument in enumerate(arguments[:-1]):
+        if argument in ("-c", "--config"):
+            located[position + 1] = str(locate(arguments[position + 1]))
+    check_names(located)
+    try:
+        cli = RecipeCLI(located)
+    except ArgumentError as error:
+        raise InputError(parse_error(error)) from error
+    if cli.subcommand == "fit" and cli.trainer.is_global_zero:
+        print(f"run folder: {os.path.relpath(cli.run_folder)}")
+    return 0

@@ -1,0 +1,138 @@
+"""Scores many children of a trained supernet; calibration and the sharing of prefixes live here together.
+
+A network is a chain of segments, and a child's gates reach segment after segment. Children that begin alike share the
+outputs of the segments up to where they differ: they are visited as a tree, depth first, so that memory grows with
+the depth of the chain and not with the number of children.
+
+Calibration (SPOS, section 3.4; AutoSlim, section 3.3) runs training batches through a child in train mode, whose batch
+norms then hold the equally weighted mean of these batches' statistics. In the tree, each segment is calibrated once a
+prefix, on its predecessors' outputs in train mode, which is what a pass through the whole child would feed it. The
+numbers equal those of one child at a time to rounding.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nastricks.data import Batch
+from nastricks.modules.normalisation import BatchNorm, batch_norms, cumulative_statistics, kept_statistics
+from nastricks.spaces import Architecture, Gates, Network, Segment, Space
+
+
+class Score(NamedTuple):
+    """How a child does on the scoring images: accuracy in [0, 1], mean cross entropy in nats."""
+
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class _Node:
+    """Where the walk through the tree is: a segment's place, its children, and what reaches it."""
+
+    position: int
+    children: list[Architecture]
+    scored: list[Any]
+    calibrated: list[Any]
+
+
+@torch.no_grad()
+def score_children(
+    space: Space,
+    network: Network,
+    architectures: Sequence[Architecture],
+    scoring: Sequence[Batch],
+    calibration: Sequence[Batch] = (),
+    *,
+    share_prefixes: bool = True,
+    done: Callable[[int], None] = lambda count: None,
+) -> dict[Architecture, Score]:
+    """Score each architecture with the network's weights; the network is left as it was.
+
+    Args:
+        space: The space of the architectures.
+        network: A trained network in which all of them run.
+        architectures: What to score; duplicates are scored once.
+        scoring: Batches that are scored on.
+        calibration: Training batches to recompute batch-norm statistics from, per child; () keeps the running ones.
+        share_prefixes: Whether children that begin alike share work; the numbers are the same to rounding.
+        done: Called with the number of children scored since the last call.
+    """
+    distinct = sorted(dict.fromkeys(architectures))
+    segments = list(network.segments.values())
+    images, extra = [b.images for b in scoring], [b.images for b in calibration]
+    labels = torch.cat([b.labels for b in scoring])
+    scores: dict[Architecture, Score] = {}
+    with _evaluating(network):
+        groups = [distinct] if share_prefixes else [[architecture] for architecture in distinct]
+        for group in groups:
+            root = _Node(0, group, images, extra)
+            for architecture, outputs in _walk(space, segments, root, calibrate=bool(extra)):
+                logits = torch.cat(outputs)
+                hits = (logits.argmax(1) == labels).float().mean()
+                found = torch.stack([hits, F.cross_entropy(logits.float(), labels)]).tolist()
+                scores[architecture] = Score(*found)
+                done(1)
+    return {architecture: scores[architecture] for architecture in dict.fromkeys(architectures)}
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Eval mode inside; mode and statistics are put back."""
+    modes = {module: module.training for module in network.modules()}
+    with kept_statistics(batch_norms(network)):
+        network.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+
+def _walk(
+    space: Space, segments: Sequence[nn.Module], node: _Node, calibrate: bool
+) -> Iterator[tuple[Architecture, list[Tensor]]]:
+    """Every architecture below a node with its outputs, depth first."""
+    if node.position == len(segments):
+        for architecture in node.children:
+            yield architecture, node.scored
+        return
+    segment = segments[node.position]
+    for group in _groups(space, segment, node.children):
+        gates = space.gates(group[0])
+        calibrated: list[Any] = []
+        if calibrate:
+            with cumulative_statistics(_norms_used(segment, gates)):
+                calibrated = [segment(state, gates) for state in node.calibrated]
+        scored = [segment(state, gates) for state in node.scored]
+        yield from _walk(space, segments, _Node(node.position + 1, group, scored, calibrated), calibrate)
+
+
+def _groups(space: Space, segment: nn.Module, children: Sequence[Architecture]) -> list[list[Architecture]]:
+    """Children parted by the options that the segment reads."""
+    names = segment.choices if isinstance(segment, Segment) else ()
+    places = [place for place, choice in enumerate(space.choices) if choice.name in names]
+    groups: dict[Architecture, list[Architecture]] = {}
+    for architecture in children:
+        groups.setdefault(tuple(architecture[p] for p in places), []).append(architecture)
+    return list(groups.values())
+
+
+def _norms_used(segment: nn.Module, gates: Gates) -> list[BatchNorm]:
+    """The batch norms that run under these gates: others keep their statistics, which nothing reads."""
+    from nastricks.spaces import GatedOps
+
+    idle: set[nn.Module] = set()
+    for name, module in segment.named_modules():
+        if isinstance(module, GatedOps):
+            gate = gates[module.choice_name]
+            active = {module.names[index] for index in gate.active}
+            for option, op in module.ops.items():
+                if option not in active:
+                    idle.update(op.modules())
+    return [norm for norm in batch_norms(segment) if norm not in idle]

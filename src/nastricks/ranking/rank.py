@@ -1,0 +1,164 @@
+"""Judges a trained supernet's ranking of children against ground truth, beside trivial baselines and the ceiling."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nastricks.data import ImageSpec, TensorDataModule
+from nastricks.derivations import Trained
+from nastricks.errors import InputError
+from nastricks.files import written_aside
+from nastricks.modules import Calibration, SupernetModule, TrainingModule
+from nastricks.ranking.baselines import baselines, noise_ceiling
+from nastricks.ranking.evaluate import Score, score_children
+from nastricks.ranking.metrics import ranking_metrics_by_accuracy_and_loss
+from nastricks.ranking.tables import Table, load_table, shipped_table
+from nastricks.rng import generator
+from nastricks.spaces import Architecture, Cost, Space
+
+COLUMNS = ("architecture", "accuracy", "loss", "params", "flops", "truth")
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Scores of children with what they are judged by.
+
+    `rows` has the columns of ``ranking.csv``; `metrics`, `baselines` and `ceiling` are empty or None without a table.
+    """
+
+    rows: pd.DataFrame
+    metrics: dict[str, float]
+    baselines: dict[str, dict[str, float]]
+    ceiling: float | None
+    derived: str | None = None
+
+    def write(self, path: Path) -> None:
+        with written_aside(path) as aside:
+            self.rows.to_csv(aside, index=False, lineterminator="\n")
+
+
+def scored(
+    module: TrainingModule,
+    data: TensorDataModule,
+    architectures: Sequence[Architecture],
+    calibration: Calibration | None,
+    done: Callable[[int], None] = lambda count: None,
+) -> dict[Architecture, Score]:
+    """Scores on the validation split, each architecture with the copy of the weights that it uses."""
+    data.to(module.device)
+    scoring = data.evaluation_batches("validation")
+    extra = data.calibration_batches(calibration.batches) if calibration is not None else []
+    found: dict[Architecture, Score] = {}
+    copies: dict[int, list[Architecture]] = {}
+    for architecture in architectures:
+        copies.setdefault(module.sharing.copy_of(architecture), []).append(architecture)
+    for copy, group in copies.items():
+        network = module.networks[copy]
+        found |= score_children(module.space, network, group, scoring, extra, done=done)  # type: ignore[arg-type]
+    return {architecture: found[architecture] for architecture in architectures}
+
+
+def picked(space: Space, children: str, seed: int) -> list[Architecture]:
+    """All architectures, or N keyed random ones without repetition, in lexicographic order.
+
+    Raises:
+        InputError: `children` is neither "all" nor a number from 2 to the space's size.
+    """
+    if children == "all":
+        return list(space.architectures())
+    if not children.isdigit() or not 2 <= int(children) <= len(space):
+        raise InputError(f"--children is {children!r}: expected all, or a number from 2 to {len(space)}")
+    rng, drawn = generator(seed, "children"), set[Architecture]()
+    while len(drawn) < int(children):
+        drawn.add(space.sample(rng))
+    return sorted(drawn)
+
+
+def find_table(space: Space, data: TensorDataModule, path: str | Path | None) -> Table | None:
+    """The table named, or the one shipped for the space and data (None where there is none)."""
+    found = Path(path) if path is not None else shipped_table(space.name, data.name)
+    return None if found is None else load_table(found, parse=space.parse)
+
+
+def rank(
+    module: TrainingModule,
+    data: TensorDataModule,
+    table: Table | None,
+    *,
+    architectures: Sequence[Architecture] | None = None,
+    calibration: Calibration | None = None,
+    done: Callable[[int], None] = lambda count: None,
+) -> Ranking:
+    """Score children and judge the ranking; `architectures` None takes all of the space.
+
+    Raises:
+        InputError: the table lacks an architecture.
+    """
+    space = module.space
+    chosen = list(space.architectures()) if architectures is None else list(architectures)
+    names = [space.format(architecture) for architecture in chosen]
+    truth = table.truth(names) if table is not None else None
+    scores = scored(module, data, chosen, calibration, done)
+    sizes = [cost(space, architecture, module) for architecture in chosen]
+    rows = pd.DataFrame(
+        {
+            "architecture": names,
+            "accuracy": [scores[a].accuracy for a in chosen],
+            "loss": [scores[a].loss for a in chosen],
+            "params": [size.params for size in sizes],
+            "flops": [size.flops for size in sizes],
+            "truth": np.full(len(chosen), np.nan) if truth is None else truth,
+        }
+    )
+    derived = None
+    if isinstance(module, SupernetModule):
+        trained = Trained(space, module.policy, lambda: {a: scores[a].accuracy for a in chosen})
+        derived = space.format(module.derivation.derive(trained))
+    return judged(rows, table, derived)
+
+
+def judged(rows: pd.DataFrame, table: Table | None, derived: str | None = None) -> Ranking:
+    """Measures, baselines and ceiling of scored children."""
+    if table is None:
+        return Ranking(rows, {}, {}, None, derived)
+    truth = rows["truth"].to_numpy()
+    metrics = ranking_metrics_by_accuracy_and_loss(rows["accuracy"], rows["loss"], truth)
+    if derived is not None:
+        metrics |= derived_metrics(derived, table)
+    place = {name: i for i, name in enumerate(table.architectures)}
+    replicas = table.replicas[[place[name] for name in rows["architecture"]]]
+    trivial = baselines(rows["params"], rows["flops"], truth, seed=0)
+    return Ranking(rows, metrics, trivial, noise_ceiling(replicas), derived)
+
+
+def derived_metrics(derived: str, table: Table) -> dict[str, float]:
+    """True accuracy of the derived architecture, and its rank in the whole table, 1 for the best."""
+    accuracy = float(table.truth([derived])[0])
+    return {"derived_accuracy": accuracy, "derived_rank": float(1 + np.sum(table.mean > accuracy))}
+
+
+def cost(space: Space, architecture: Architecture, module: TrainingModule) -> Cost:
+    """Parameters and FLOPs of a child, counted once a process (an ablation ranks the same space many times)."""
+    settings = tuple(sorted((k, v) for k, v in vars(space).items() if isinstance(v, int | float | str)))
+    known = _costs(type(space), settings, module.spec)
+    if architecture not in known:
+        known[architecture] = space.cost(architecture, module.spec)
+    return known[architecture]
+
+
+@functools.cache
+def _costs(space: type[Space], settings: object, spec: ImageSpec) -> dict[Architecture, Cost]:
+    return {}
+
+
+def describe(ranking: Ranking) -> list[tuple[str, float, float, float, float]]:
+    """Rows (metric, supernet, parameters, FLOPs, chance) for a printed comparison."""
+    rows = []
+    for name in ranking.metrics:
+        of = [ranking.baselines[kind].get(name, float("nan")) for kind in ("params", "flops", "chance")]
+        rows.append((name, ranking.metrics[name], *of))
+    return rows  # type: ignore[return-value]

@@ -1,0 +1,164 @@
+"""Runs independent tasks: one after another in this process, or in persistent Ray workers.
+
+The engine that `bench` and `ablate` run on. Workers are started once and import once; a worker that dies is replaced,
+and its task is run again. Results are handed over as they come; who needs an order sorts them.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from nastricks.errors import InputError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+ATTEMPTS = 3  # runs of one task whose worker keeps dying
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Stands for the result of a task whose workers died."""
+
+    reason: str
+
+
+class Engine(Protocol):
+    """Runs a function over tasks."""
+
+    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[tuple[Task, Result | Lost]]:
+        """Yield each task with its result, in the order in which they finish."""
+
+
+class InProcess:
+    """One task after another in this process.
+
+    Args:
+        threads: Threads of torch on the CPU; the same number in every engine gives the same numbers bit for bit.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = threads
+
+    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[tuple[Task, Result | Lost]]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            for task in tasks:
+                yield task, function(task)
+        finally:
+            torch.set_num_threads(before)
+
+
+class RayWorkers:
+    """Persistent Ray workers, on this machine or on a cluster.
+
+    On a cluster every node needs nastricks, the user's own files, and the output folder under the same path.
+
+    Args:
+        workers: Number of workers, at least 1.
+        address: Of a running cluster; None starts Ray on this machine.
+        threads: Threads of torch on the CPU in each worker.
+    """
+
+    def __init__(self, workers: int, address: str | None = None, threads: int = 1) -> None:
+        if workers < 1:
+            raise InputError(f"--workers is {workers}: expected at least 1, or leave it out to run in this process")
+        self.workers, self.address, self.threads = workers, address, threads
+
+    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[tuple[Task, Result | Lost]]:
+        ray = _ray()
+        started = self._connect(ray)
+        try:
+            yield from self._spread(ray, function, list(tasks))
+        finally:
+            if started:
+                ray.shutdown()
+
+    def _connect(self, ray: Any) -> bool:
+        """Start or join Ray; whether it was done here."""
+        if ray.is_initialized():
+            return False
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if self.address is None:
+            settings |= {"num_cpus": self.workers, "include_dashboard": False}
+        try:
+            ray.init(self.address, **settings)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(f"no Ray cluster answers at {self.address}: {reason}") from error
+        return True
+
+    def _spread(self, ray: Any, function: Callable[[Any], Any], tasks: list[Any]) -> Iterator[tuple[Any, Any]]:
+        gpus = 1 if torch.cuda.is_available() else 0
+        remote = ray.remote(num_cpus=1, num_gpus=gpus / self.workers if self.address is None else gpus)(_Worker)
+
+        def start() -> Any:
+            return remote.remote(list(sys.path), os.getcwd(), self.threads)
+
+        waiting = list(enumerate(tasks))
+        attempts = dict.fromkeys(range(len(tasks)), 0)
+        idle = [start() for _ in range(min(self.workers, len(tasks)))]
+        busy: dict[Any, tuple[int, Any]] = {}
+        while waiting or busy:
+            while waiting and idle:
+                number, task = waiting.pop(0)
+                worker = idle.pop()
+                attempts[number] += 1
+                busy[worker.call.remote(function, task)] = (number, worker)
+            (finished, *_), _ = ray.wait(list(busy))
+            number, worker = busy.pop(finished)
+            try:
+                result = ray.get(finished)
+            except ray.exceptions.RayActorError as error:
+                idle.append(start())
+                if attempts[number] < ATTEMPTS:
+                    waiting.insert(0, (number, tasks[number]))
+                    continue
+                yield tasks[number], Lost(f"its worker died {ATTEMPTS} times: {str(error).splitlines()[0]}")
+            else:
+                idle.append(worker)
+                yield tasks[number], result
+
+
+class _Worker:
+    """Lives as long as the engine runs; imports once."""
+
+    def __init__(self, path: list[str], folder: str, threads: int) -> None:
+        sys.path[:] = list(dict.fromkeys([*path, *sys.path]))
+        os.chdir(folder)
+        torch.set_num_threads(threads)
+
+    def call(self, function: Callable[[Any], Any], task: Any) -> Any:
+        return function(task)
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("--workers needs Ray: pip install 'nastricks[ray]', or leave --workers out") from error
+    return ray
+
+
+def engine(workers: int, address: str | None, threads: int = 1) -> Engine:
+    """The engine that the command line asks for: `workers` 0 and no address run in this process."""
+    if workers == 0 and address is None:
+        return InProcess(threads)
+    return RayWorkers(workers or 1, address, threads)
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
