@@ -6,6 +6,7 @@ that trains goes through `build`: the command line, a trial of an ablation, a re
 
 import copy
 import functools
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -104,6 +105,34 @@ def resolve(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Names
         raise InputError(parse_error(error)) from error
     config.pop("config", None)
     return config
+
+
+@functools.cache
+def _space_parser() -> LightningArgumentParser:
+    """A parser of the space and the data alone; other keys of a recipe are passed over by `space_and_spec`."""
+    made = RecipeParser()
+    made.add_subclass_arguments(Space, "space", required=True)
+    made.add_subclass_arguments(TensorDataModule, "data", required=False)
+    return made
+
+
+def space_and_spec(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> tuple[Space, ImageSpec | None]:
+    """The space of a stack, and what its data look like (None where the stack names no data).
+
+    Raises:
+        InputError: no space, or a value that cannot be.
+    """
+    args: list[str] = []
+    check_names([part for file in files for part in ("-c", str(locate(file)))])
+    for file in files:
+        content = read_yaml(file)
+        args += [f"--{key}={json.dumps(content[key])}" for key in ("space", "data") if content.get(key)]
+    try:
+        config = _space_parser().parse_args([*args, *overrides])
+    except ArgumentError as error:
+        raise InputError(parse_error(error)) from error
+    made = _space_parser().instantiate_classes(config)
+    return made.space, None if made.get("data") is None else made.data.spec
 
 
 def locate(file: str | Path) -> Path:

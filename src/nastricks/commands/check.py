@@ -31,8 +31,9 @@ def check(arguments: argparse.Namespace) -> int:
     proofs = [prove(name, lambda without: built(config, without), score_child) for name in names]
     settings = {name: _settings(config.tricks[name]) for name in names}
     _print(order, proofs, settings)
-    if arguments.out is not None:
-        write_text(Path(arguments.out) / "check.json", json.dumps(_report(order, proofs, settings), indent=2) + "\n")
+    out = arguments.out or config.out  # --out may stand among the recipe's own arguments
+    if out is not None:
+        write_text(Path(out) / "check.json", json.dumps(_report(order, proofs, settings), indent=2) + "\n")
     dead = [proof.trick for proof in proofs if not proof.alive]
     if dead:
         subject = f"trick {dead[0]} changes" if len(dead) == 1 else f"tricks {', '.join(dead)} change"
@@ -72,14 +73,14 @@ def _print(order: Any, proofs: list[Proof], settings: dict[str, dict[str, Any]])
     for point, names in order.items():
         console.print(f"  {point}: {' -> '.join(names)}", highlight=False)
     table = Table(show_lines=False)
-    for column in ("trick", "settings", "changes", "first active step", "measured change", "acts", ""):
+    for column in ("trick", "settings", "changes", "active from step", "measured change", "acts", ""):
         table.add_column(column, overflow="fold")
     for proof in proofs:
         table.add_row(
             proof.trick,
             ", ".join(f"{key} {value}" for key, value in settings[proof.trick].items()),
             proof.changes,
-            str(proof.step),
+            str(proof.first) + ("" if proof.step == proof.first else f" (measured up to {proof.step})"),
             proof.measured.words,
             str(proof.acts),
             "[green]alive[/green]" if proof.alive else "[red]DEAD[/red]",
@@ -94,7 +95,8 @@ def _report(order: Any, proofs: list[Proof], settings: dict[str, dict[str, Any]]
             "trick": proof.trick,
             "settings": settings[proof.trick],
             "changes": proof.changes,
-            "step": proof.step,
+            "first_active_step": proof.first,
+            "measured_step": proof.step,
             "change": proof.measured.size,
             "measured": proof.measured.words,
             "acts": proof.acts,

@@ -73,10 +73,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Proof:
-    """What was found of one trick; `step` is the last step tried, counted from 0."""
+    """What was found of one trick; steps `first` to `step`, counted from 0, were tried."""
 
     trick: str
     changes: Change
+    first: int
     step: int
     measured: Measured
     acts: int
@@ -194,7 +195,7 @@ def prove(name: str, build: Build, score: Score, attempts: int = ATTEMPTS) -> Pr
         else:
             other = build(name)
             measured = measure(trick.changes, seen, _observe(other, Observer(other.data, None, first, attempt, None)))
-        proof = Proof(name, trick.changes, seen.step, measured, seen.acts)
+        proof = Proof(name, trick.changes, first, seen.step, measured, seen.acts)
         if proof.alive or trick.after_training:
             break
     return proof

@@ -105,7 +105,7 @@ class TrainingModule(pl.LightningModule):
         if hasattr(data, "to"):
             data.to(trainer.strategy.root_device)
         if stage == "fit":
-            self.steps_per_epoch = data.batches("train")
+            self.steps_per_epoch = data.batches("train", trainer.world_size)
             if trainer.max_steps > 0:
                 self.epochs = trainer.max_steps / self.steps_per_epoch
             if trainer.max_epochs is not None and trainer.max_epochs > 0:

@@ -73,6 +73,14 @@ class Cost(NamedTuple):
     flops: int
 
 
+class Edge(NamedTuple):
+    """One arrow of an architecture's drawing."""
+
+    source: str
+    target: str
+    label: str
+
+
 class Segment(nn.Module, ABC):
     """One link of the chain that a network is; `choices` names the choices whose gates it reads."""
 
@@ -235,6 +243,12 @@ class Space(ABC):
     def gates(self, architecture: Architecture) -> Gates:
         """The gates that run one architecture alone."""
         return {c.name: Gate(active=(index,)) for c, index in zip(self.choices, architecture, strict=True)}
+
+    def graph(self, architecture: Architecture) -> list[Edge]:
+        """The architecture as arrows from what it reads to what it makes: here a row of its choices."""
+        nodes = ["input", *(f"after {choice.name}" for choice in self.choices[:-1]), "output"]
+        labels = [c.options[i].name for c, i in zip(self.choices, architecture, strict=True)]
+        return [Edge(a, b, label) for a, b, label in zip(nodes[:-1], nodes[1:], labels, strict=True)]
 
     def cost(self, architecture: Architecture, spec: ImageSpec) -> Cost:
         """Parameters and FLOPs of the child (`torch.utils.flop_counter`: convolutions and matrix products)."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nastricks.data.batch import ImageSpec
 from nastricks.errors import InputError
-from nastricks.spaces.base import Allowed, Choice, GatedOps, Gates, Network, Option, Plain, Segment, Space
+from nastricks.spaces.base import Allowed, Architecture, Choice, Edge, GatedOps, Gates, Network, Option, Plain, Segment, Space
 from nastricks.spaces.primitives import classifier, conv_bn, max_pool_bn, separable_conv
 
 OPTIONS = (
@@ -104,3 +104,14 @@ class WeightSharing64(Space):
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = self.bn_momentum
         return network
+
+    def graph(self, architecture: Architecture) -> list[Edge]:
+        """One cell: its input, its two nodes, and their concatenation."""
+        first, skip, second = (OPTIONS[index].name for index in architecture)
+        return [
+            Edge("cell input", "node 1", first),
+            Edge("cell input", "node 2", skip),
+            Edge("node 1", "node 2", second),
+            Edge("node 1", "output", "concatenate"),
+            Edge("node 2", "output", "concatenate"),
+        ]

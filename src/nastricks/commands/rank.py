@@ -1,0 +1,159 @@
+"""`nastricks rank`: judge the ranking of a trained supernet, or one made anywhere."""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from nastricks.ablation.trial import calibration_of
+from nastricks.commands.progress import progress
+from nastricks.errors import InputError
+from nastricks.files import write_json
+from nastricks.modules import SupernetModule
+from nastricks.modules.run_folder import load_checkpoint
+from nastricks.ranking.baselines import NO_CEILING, baselines, noise_ceiling
+from nastricks.ranking.metrics import ranking_metrics, s_tau
+from nastricks.ranking.rank import Ranking, find_table, picked, rank as rank_module
+from nastricks.ranking.tables import load_table
+from nastricks.recipe import Run, build, resolve
+
+
+def load_run(folder: str) -> Run:
+    """A finished run: its configuration, built, with the weights of its last checkpoint.
+
+    Raises:
+        InputError: the folder holds no finished run of nastricks, or a checkpoint of another space.
+    """
+    path = Path(folder)
+    if not (path / "config.yaml").is_file():
+        raise InputError(f"{folder} holds no run: expected a folder that `nastricks fit` wrote")
+    run = build(resolve([path / "config.yaml"], ["--loggers.wandb", "null"]), None, quiet=True)
+    checkpoint = load_checkpoint(path)
+    run.check()
+    for trick in run.tricks:
+        trick.surgery(run.module)
+    run.module.on_load_checkpoint(checkpoint)
+    try:
+        run.module.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise InputError(f"the checkpoint of {folder} does not fit its config.yaml: {error}") from error
+    run.data.prepare_data()
+    run.data.setup("validate")
+    return run
+
+
+def rank(arguments: argparse.Namespace) -> int:
+    """Rank each run, write ranking.csv, print measures beside baselines and the ceiling."""
+    if arguments.scores is not None:
+        return _rank_scores(arguments)
+    if not arguments.runs:
+        raise InputError("rank needs a run folder, or --scores FILE with a ranking made anywhere")
+    rankings = [_rank_run(folder, arguments, len(arguments.runs)) for folder in arguments.runs]
+    if len(rankings) > 1:
+        _print_s_tau(rankings)
+    return 0
+
+
+def _rank_run(folder: str, arguments: argparse.Namespace, runs: int) -> Ranking:
+    run = load_run(folder)
+    if not isinstance(run.module, SupernetModule):
+        raise InputError(f"{folder} trained a child: rank needs a supernet; `nastricks test` scores a child")
+    space = run.module.space
+    chosen = picked(space, arguments.children, seed=0)
+    table = find_table(space, run.data, arguments.table)
+    calibration = calibration_of(run.config)
+    with progress("rank", len(chosen)) as (bar, number):
+        ranking = rank_module(
+            run.module,
+            run.data,
+            table,
+            architectures=chosen,
+            calibration=calibration,
+            done=lambda count: bar.advance(number, count),
+        )
+    out = Path(arguments.out) if arguments.out else Path(folder)
+    out = out / Path(folder).name if arguments.out and runs > 1 else out
+    ranking.write(out / "ranking.csv")
+    write_json(
+        out / "result.json",
+        {
+            "metrics": ranking.metrics,
+            "baselines": ranking.baselines,
+            "noise_ceiling": ranking.ceiling,
+            "derived": ranking.derived,
+        },
+    )
+    how = "running statistics" if calibration is None else f"calibrated over {calibration.batches} training batches"
+    _print(ranking, f"{folder}: {len(chosen)} children, {how}")
+    print(f"ranking: {out / 'ranking.csv'}")
+    return ranking
+
+
+def _print(ranking: Ranking, title: str) -> None:
+    console = Console()
+    console.print(title, highlight=False, markup=False)
+    if not ranking.metrics:
+        print("no table of ground truth for this space and data: give one with --table, or make one with `bench`")
+    else:
+        shown = RichTable("metric", "ranking", "params", "FLOPs", "chance")
+        for name, value in ranking.metrics.items():
+            trivial = [ranking.baselines[kind].get(name) for kind in ("params", "flops", "chance")]
+            shown.add_row(name, f"{value:.3f}", *("" if v is None else f"{v:.3f}" for v in trivial))
+        console.print(shown)
+        ceiling = NO_CEILING if ranking.ceiling is None else f"{ranking.ceiling:.3f}, the tau of a perfect ranking"
+        print(f"noise ceiling of the table: {ceiling}")
+    if ranking.derived is not None:
+        print(f"derived architecture: {ranking.derived}")
+
+
+def _print_s_tau(rankings: list[Ranking]) -> None:
+    common = set.intersection(*(set(r.rows["architecture"]) for r in rankings))
+    if len(common) < 2:
+        print("S-Tau: the runs share fewer than two children")
+        return
+    order = sorted(common)
+    scores = [r.rows.set_index("architecture").loc[order, "accuracy"].to_numpy() for r in rankings]
+    print(f"S-Tau over {len(rankings)} runs: {s_tau(scores):.3f}")
+    taus = [r.metrics["gt_tau"] for r in rankings if r.metrics]
+    if len(taus) > 1:
+        spread = pd.Series(taus).std()
+        print(f"GT-Tau over {len(taus)} runs: {sum(taus) / len(taus):.3f} ± {spread:.3f} (standard deviation)")
+
+
+def _rank_scores(arguments: argparse.Namespace) -> int:
+    """Judge a CSV with `architecture` and a score column against a table."""
+    if arguments.table is None:
+        raise InputError("--scores needs --table: the ground truth that the scores are judged by")
+    path = Path(arguments.scores)
+    if not path.is_file():
+        raise InputError(f"no file {path}: expected a CSV with the columns architecture and score")
+    try:
+        frame = pd.read_csv(path, dtype={"architecture": str})
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no CSV: {error}") from error
+    numeric = [c for c in frame.columns if c != "architecture" and pd.api.types.is_numeric_dtype(frame[c])]
+    column = "score" if "score" in numeric else numeric[0] if len(numeric) == 1 else None
+    if "architecture" not in frame or column is None:
+        raise InputError(
+            f"{path} has the columns {', '.join(map(str, frame.columns))}: expected architecture and score"
+        )
+    if frame["architecture"].duplicated().any():
+        raise InputError(f"{path} scores {frame['architecture'][frame['architecture'].duplicated()].iloc[0]!r} twice")
+    table = load_table(arguments.table)
+    truth = table.truth(frame["architecture"].tolist())
+    metrics = ranking_metrics(frame[column], truth)
+    rows = frame.rename(columns={column: "accuracy"}).assign(truth=truth)
+    trivial = {"params": {}, "flops": {}, "chance": baselines(truth, truth, truth, seed=0)["chance"]}
+    for kind in ("params", "flops"):
+        if kind in frame:
+            trivial[kind] = ranking_metrics(frame[kind], truth)
+    place = {name: i for i, name in enumerate(table.architectures)}
+    ceiling = noise_ceiling(table.replicas[[place[a] for a in frame["architecture"]]])
+    ranking = Ranking(rows, metrics, trivial, ceiling)
+    _print(ranking, f"{path}: {len(frame)} scores by {column}")
+    if arguments.out:
+        ranking.write(Path(arguments.out) / "ranking.csv")
+    return 0
+
