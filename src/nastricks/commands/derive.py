@@ -23,25 +23,25 @@ from nastricks.spaces.drawing import draw
 def derive(arguments: argparse.Namespace) -> int:
     """Print the architecture alone on a line, then where its drawing is."""
     out = Path(arguments.out) if arguments.out else Path(arguments.run)
-    name = derived(arguments.run, out)
+    name = derived(Path(arguments.run), out)
+    path = out / "result.json"
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    write_json(path, {**known, "derived": name})
     print(name)
     print(f"drawing: {out / 'derived.svg'}")
     return 0
 
 
-def derived(folder: str, out: Path) -> str:
-    """The architecture of a finished run; draws it and notes it in result.json."""
+def derived(folder: Path, out: Path) -> str:
+    """The architecture of a finished run; draws it into `out`."""
     run = load_run(folder)
     module = run.module
     if not isinstance(module, SupernetModule):
         raise InputError(f"{folder} trained a child: there is nothing to derive")
-    trained = Trained(module.space, module.policy, lambda: _scores(run, Path(folder)))
+    trained = Trained(module.space, module.policy, lambda: _scores(run, folder))
     architecture = module.derivation.derive(trained)
     name = module.space.format(architecture)
     write_text(out / "derived.svg", draw(module.space.graph(architecture), f"{module.space.name} {name}"))
-    path = out / "result.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    write_json(path, {**known, "derived": name})
     return name
 
 

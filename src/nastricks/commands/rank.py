@@ -20,7 +20,7 @@ from nastricks.ranking.tables import load_table
 from nastricks.recipe import Run, build, resolve
 
 
-def load_run(folder: str) -> Run:
+def load_run(folder: str | Path) -> Run:
     """A finished run: its configuration, built, with the weights of its last checkpoint.
 
     Raises:

@@ -250,20 +250,15 @@ class TensorDataModule(pl.LightningDataModule):
         pieces = torch.split(self._members(split), self.eval_batch_size)[:limit]
         return [Batch(store.read(i), store.labels[i]) for i in pieces]
 
-    def calibration_batches(self, count: int, size: int | None = None) -> list[Batch]:
-        """`count` batches of un-augmented training images for BN statistics: the same for every caller.
+    def calibration_batches(self, count: int) -> list[Batch]:
+        """The first `count` training batches as training sees them, augmentation included, for BN statistics.
 
-        They follow one keyed order of the train split, cut into batches of `size` (None: `batch_size`) with a short
-        last one; where `count` exceeds that one pass, the same batches come again from the first on.
+        With un-augmented images the statistics fit what is scored, but not what the weights were trained on: the
+        ranking gets worse (docs/tricks/bn_calibration.md).
         """
-        size = self.batch_size if size is None else size
-        if count < 1 or size < 1:
-            raise InputError(f"{count} calibration batches of {size} images are nothing: choose 1 or more of each")
-        store, members = self._ready(), self._members("train")
-        order = torch.randperm(len(members), generator=generator(self.seed, "calibration")).to(members.device)
-        pieces = torch.split(members[order], size)
-        once = [Batch(store.read(i), store.labels[i]) for i in pieces[:count]]
-        return [once[i % len(once)] for i in range(count)]
+        if count < 1:
+            raise InputError(f"{count} calibration batches are nothing: choose 1 or more")
+        return [self.batch("train", index) for index in range(count)]
 
     def train_dataloader(self) -> KeyedLoader:
         """The train split, this rank's share, from where a restored checkpoint stood."""

@@ -1,19 +1,15 @@
 """Trains one architecture alone, from scratch or from a supernet's weights."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from torch import Tensor
-
 from nastricks.data.batch import Batch, ImageSpec
-from nastricks.errors import InputError
+from nastricks.modules.run_folder import load_checkpoint
 from nastricks.modules.schedule import Schedule
+from nastricks.modules.shared_weights import load_shared_weights
 from nastricks.modules.supernet import log_scores
 from nastricks.modules.training import OptimizerMaker, TrainingModule
 from nastricks.policies import Fixed
 from nastricks.rng import forked_rng
 from nastricks.sharing import ShareAll
-from nastricks.spaces import Network, Space
+from nastricks.spaces import Space
 
 
 class ChildModule(TrainingModule):
@@ -49,8 +45,6 @@ class ChildModule(TrainingModule):
         with forked_rng(seed, "weights"):
             network = space.child(spec, policy.architecture)
         if weights is not None:
-            from nastricks.modules.run_folder import load_checkpoint
-
             load_shared_weights(network, load_checkpoint(weights)["state_dict"])
         super().__init__(
             space=space,
@@ -73,18 +67,3 @@ class ChildModule(TrainingModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         log_scores(self, "test", self.networks[0](batch.images), batch)
-
-
-def load_shared_weights(child: Network, supernet: Mapping[str, Tensor] | Mapping[str, Any], copy: int = 0) -> None:
-    """Copy a child's weights and statistics from a supernet module's state: the names are the same.
-
-    Raises:
-        InputError: the supernet lacks one, or its shape differs: it is of another space.
-    """
-    prefix = f"networks.{copy}."
-    own = child.state_dict()
-    for name, tensor in own.items():
-        other = supernet.get(prefix + name)
-        if other is None or other.shape != tensor.shape:
-            raise InputError(f"the supernet's weights do not fit the child at {name}: it is of another space or width")
-    child.load_state_dict({name: supernet[prefix + name] for name in own})

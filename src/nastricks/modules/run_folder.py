@@ -112,6 +112,10 @@ class RunFolder(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.every_n_epochs is not None and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            from nastricks.modules.training import TrainingModule
+
+            if isinstance(pl_module, TrainingModule):
+                pl_module.log_epoch()  # its own hook comes after this one, and a resumed run does not call it again
             self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

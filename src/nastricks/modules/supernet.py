@@ -7,7 +7,9 @@ import torch
 from nastricks.data.batch import Batch, ImageSpec
 from nastricks.derivations import BestRanked, Derivation
 from nastricks.estimators import Estimator
+from nastricks.modules.run_folder import load_checkpoint
 from nastricks.modules.schedule import Schedule
+from nastricks.modules.shared_weights import load_shared_weights
 from nastricks.modules.training import OptimizerMaker, TrainingModule
 from nastricks.policies import Policy
 from nastricks.rng import forked_rng
@@ -27,6 +29,8 @@ class SupernetModule(TrainingModule):
         policy_optimizer: Makes the policy's optimizer.
         sharing: Which weights an architecture sees; None shares all.
         derivation: How one architecture is read off; None takes the best of all ranked.
+        allowed: The options, counted from 0, that a choice keeps; choices not named keep all [few-shot, P-DARTS].
+        weights: An earlier stage's run folder or checkpoint to start from; None starts from scratch.
         schedule: The weights' learning rate over the run; None is constant.
         label_smoothing: In [0, 1).
         gradient_clip_val: Largest norm of the weights' gradient; None does not clip.
@@ -44,6 +48,8 @@ class SupernetModule(TrainingModule):
         policy_optimizer: OptimizerMaker | None = None,
         sharing: Sharing | None = None,
         derivation: Derivation | None = None,
+        allowed: dict[str, list[int]] | None = None,
+        weights: str | None = None,
         schedule: Schedule | None = None,
         label_smoothing: float = 0.0,
         gradient_clip_val: float | None = None,
@@ -51,11 +57,17 @@ class SupernetModule(TrainingModule):
         seed: int = 0,
     ) -> None:
         sharing = sharing or ShareAll()
-        with forked_rng(seed, "weights"):
-            networks = sharing.networks(space, spec)
         with forked_rng(seed, "policy"):
             made = policy(space)
+            for choice, options in (allowed or {}).items():
+                made.restrict(choice, options)
             made_estimator = None if estimator is None else estimator(made)
+        with forked_rng(seed, "weights"):
+            networks = sharing.networks(space, spec, made.allowed)
+        if weights is not None:
+            state = load_checkpoint(weights)["state_dict"]
+            for network in networks:
+                load_shared_weights(network, state)
         super().__init__(
             space=space,
             spec=spec,

@@ -287,10 +287,14 @@ class TrainingModule(pl.LightningModule):
         rate = first.param_groups[0]["lr"]
         return {"train/loss": loss / samples, "train/accuracy": correct / samples, "learning_rate": rate}
 
-    def on_train_epoch_end(self) -> None:
+    def log_epoch(self) -> None:
+        """Log the epoch's row, once: a second call before the next step logs nothing."""
         metrics = self.epoch_metrics()
-        for logger in self.loggers:
+        for logger in self.loggers if metrics else []:
             logger.log_metrics({"epoch": self.current_epoch, **metrics}, step=self.steps_seen)
+
+    def on_train_epoch_end(self) -> None:
+        self.log_epoch()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         sums = None if self._sums is None else self._sums.tolist()

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 
 from nastricks.data.batch import ImageSpec
-from nastricks.spaces import Architecture, Network, Space
+from nastricks.spaces import Allowed, Architecture, Network, Space
 
 
 class Sharing(ABC):
@@ -14,8 +14,8 @@ class Sharing(ABC):
     """
 
     @abstractmethod
-    def networks(self, space: Space, spec: ImageSpec) -> list[Network]:
-        """The copies, with fresh weights."""
+    def networks(self, space: Space, spec: ImageSpec, allowed: Allowed) -> list[Network]:
+        """The copies, with fresh weights and the allowed options."""
 
     @abstractmethod
     def copy_of(self, architecture: Architecture | None) -> int:
@@ -29,8 +29,8 @@ class Sharing(ABC):
 class ShareAll(Sharing):
     """One copy of the weights for every architecture: the plain supernet."""
 
-    def networks(self, space: Space, spec: ImageSpec) -> list[Network]:
-        return [space.supernet(spec)]
+    def networks(self, space: Space, spec: ImageSpec, allowed: Allowed) -> list[Network]:
+        return [space.build(spec, allowed)]
 
     def copy_of(self, architecture: Architecture | None) -> int:
         return 0

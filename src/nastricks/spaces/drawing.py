@@ -42,11 +42,13 @@ def _columns(edges: Sequence[Edge]) -> dict[str, int]:
 
 
 def _rows(edges: Sequence[Edge], columns: dict[str, int]) -> dict[str, int]:
-    """All in one row, but that a node which an arrow would jump over moves down."""
+    """All in one row, but that every second node which an arrow would jump over moves down."""
     rows = dict.fromkeys(columns, 0)
+    lower = 1
     for node, column in columns.items():
         if any(columns[e.source] < column < columns[e.target] and node not in e[:2] for e in edges):
-            rows[node] = 1
+            rows[node] = lower
+            lower = 1 - lower
     return rows
 
 

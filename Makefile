@@ -1,0 +1,44 @@
+# make quickstart   set up everything in .venv and run the main job: two ablations, two reports
+# make test         set up everything and run the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+
+.PHONY: setup quickstart test lint types bench table clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(0 if ok else "nastricks needs Python 3.11 to 3.13; name one with make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+quickstart: setup
+	$(BIN)/nastricks ablate recipes/ablations/quickstart.yaml --workers $(WORKERS)
+	$(BIN)/nastricks ablate recipes/ablations/quickstart_darts.yaml --workers $(WORKERS)
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+# The shipped ground truth: 64 children, 10 replicas each.
+table: setup
+	$(BIN)/nastricks bench -c recipes/spaces/tiny64.yaml -c recipes/data/digits.yaml -c recipes/child/tiny64.yaml \
+		--replicas 10 --workers $(WORKERS) --out runs/table
+	cp runs/table/table.csv src/nastricks/tables/tiny64_digits.csv
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache

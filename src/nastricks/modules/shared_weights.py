@@ -1,0 +1,22 @@
+"""Start a child, or a later stage's supernet, from an earlier supernet's weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nastricks.errors import InputError
+from nastricks.spaces import Network
+
+
+def load_shared_weights(network: Network, state: Mapping[str, Any], copy: int = 0) -> None:
+    """Copy weights and statistics from a module's state: what both hold bears the same name.
+
+    Raises:
+        InputError: the state lacks one, or its shape differs: it is of another space or width.
+    """
+    prefix = f"networks.{copy}."
+    own = network.state_dict()
+    for name, tensor in own.items():
+        other = state.get(prefix + name)
+        if other is None or other.shape != tensor.shape:
+            raise InputError(f"the earlier weights do not fit at {name}: they are of another space or width")
+    network.load_state_dict({name: state[prefix + name] for name in own})
