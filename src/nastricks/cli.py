@@ -78,7 +78,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     while waiting:
         argument = waiting.pop(0)
         name, equals, _ = argument.partition("=")
-        if name.startswith("--") and ("." in name or name == "--seed_everything"):
+        if name.startswith("--") and ("." in name or name in ("--seed_everything", "--threads")):
             overrides.append(argument)
             if not equals and waiting:
                 overrides.append(waiting.pop(0))

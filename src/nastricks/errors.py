@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+MOST_LISTED = 15
+
 
 class InputError(ValueError):
     """Input that cannot work: names the value, says what was expected, and how to mend it, in one sentence."""
@@ -16,8 +18,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f": did you mean {near[0]!r}?" if near else ";"
-    return InputError(f"unknown {kind} {name!r}{hint} (known: {', '.join(names)})")
+    hint = f": did you mean {near[0]!r}?" if near else ""
+    listed = f" (known: {', '.join(names)})" if len(names) <= MOST_LISTED or not near else ""
+    return InputError(f"unknown {kind} {name!r}{hint}{listed}")
 
 
 class DeadTrickError(RuntimeError):

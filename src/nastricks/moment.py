@@ -10,6 +10,9 @@ from nastricks.rng import generator
 Role = Literal["weights", "policy", "attack", "evaluation"]
 
 
+CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """One forward pass of a run.
@@ -28,7 +31,7 @@ class Moment:
     micro_batch: int = 0
     samples: int = 0
     rank: int = 0
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     @property
     def epoch(self) -> float:

@@ -8,6 +8,7 @@ import copy
 import functools
 import json
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -41,7 +43,9 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "num_sanity_val_steps": 0,
     "limit_val_batches": 0,  # `nastricks rank` judges; validating every epoch would cost more than a tiny epoch
 }
-SECTIONS = ("space", "data", "model", "tricks", "loggers", "checkpoint", "trainer")
+KEYS = (
+    "seed_everything", "space", "data", "model", "tricks", "loggers", "checkpoint", "trainer", "threads", "out",
+)  # fmt: skip
 
 
 class RecipeParser(LightningArgumentParser):
@@ -50,6 +54,7 @@ class RecipeParser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["exit_on_error"] = False
         super().__init__(*args, **kwargs)
+        self.allow_abbrev = False  # a key that is not spelt out is an unknown key
 
 
 def add_arguments(parser: LightningArgumentParser) -> None:
@@ -64,6 +69,7 @@ def add_arguments(parser: LightningArgumentParser) -> None:
     parser.add_argument("--loggers.wandb", type=WandbTracking | None, default=None, help=_first_line(WandbTracking))
     parser.add_argument("--checkpoint.every_n_epochs", type=int | None, default=None, help="also save this often")
     parser.add_argument("--checkpoint.every_n_steps", type=int | None, default=None, help="also save this often")
+    parser.add_argument("--threads", type=int | None, default=None, help="torch threads on the CPU (default: torch's)")
     parser.add_argument("--out", type=str | None, default=None, help="the run's folder (default: a new one in runs/)")
     parser.link_arguments("seed_everything", "data.init_args.seed")
     parser.link_arguments("seed_everything", "model.init_args.seed")
@@ -102,7 +108,7 @@ def resolve(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Names
     try:
         config = parser().parse_args(args)
     except ArgumentError as error:
-        raise InputError(parse_error(error)) from error
+        raise refused(error) from error
     config.pop("config", None)
     return config
 
@@ -130,7 +136,7 @@ def space_and_spec(files: Sequence[str | Path], overrides: Sequence[str] = ()) -
     try:
         config = _space_parser().parse_args([*args, *overrides])
     except ArgumentError as error:
-        raise InputError(parse_error(error)) from error
+        raise refused(error) from error
     made = _space_parser().instantiate_classes(config)
     return made.space, None if made.get("data") is None else made.data.spec
 
@@ -166,8 +172,8 @@ def check_names(args: Sequence[str]) -> None:
                 if name not in known:
                     raise unknown("trick", name, known)
             for key in content:
-                if key not in (*SECTIONS, "seed_everything", "out", "ckpt_path", "verbose", "weights_only"):
-                    raise unknown(f"key of {args[position + 1]}", key, (*SECTIONS, "seed_everything", "out"))
+                if key not in (*KEYS, "ckpt_path", "verbose", "weights_only"):
+                    raise unknown(f"key of {args[position + 1]}", key, KEYS)
 
 
 def read_yaml(file: str | Path) -> dict[str, Any]:
@@ -188,9 +194,29 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
     return content
 
 
-def parse_error(error: Exception) -> str:
-    """jsonargparse's message on one line."""
-    return " ".join(str(error).split())
+def refused(error: Exception) -> InputError:
+    """What a parser or a constructor refused, as one sentence.
+
+    Constructors' own refusals come wrapped in the parser's account of every type that it tried.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InputError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    tried = [
+        line for line in lines if not line.startswith(("Does not validate", "Subtypes:", "Errors:", "Given value"))
+    ]
+    told = [line.removeprefix("- ") for line in tried if "<class 'NoneType'>" not in line]
+    given = next((line.removeprefix("Given value: ") for line in lines if line.startswith("Given value: ")), None)
+    sentence = " ".join(told).replace("Parser key ", "key ")
+    unrecognised = re.search(r"unrecognized arguments: --([\w.]+)", sentence, re.IGNORECASE)
+    if unrecognised is not None:
+        names = [o.removeprefix("--") for o in parser()._option_string_actions if o.startswith("--")]
+        return unknown("key", unrecognised.group(1), names)
+    short = given is not None and len(given) < 80 and "(" not in given
+    return InputError(f"{sentence}, and it was given {given!r}" if short else sentence)
 
 
 def with_seed(config: Namespace, seed: int) -> Namespace:
@@ -243,7 +269,10 @@ def build(config: Namespace, out: Path | None, *, quiet: bool = False, tracked: 
 
     `quiet` shows no progress bar; `tracked` names the place of the run in an ablation for the loggers.
     """
-    made = parser().instantiate_classes(_without_fit_arguments(config))
+    try:
+        made = parser().instantiate_classes(_without_fit_arguments(config))
+    except ValueError as error:
+        raise refused(error) from error
     return assemble(config, made, out, quiet=quiet, tracked=tracked)
 
 
@@ -258,10 +287,14 @@ def assemble(
     config: Namespace, made: Namespace, out: Path | None, *, quiet: bool = False, tracked: Tracked | None = None
 ) -> Run:
     """Put instantiated parts together."""
+    if made.threads is not None:
+        if made.threads < 1:
+            raise InputError(f"threads is {made.threads}: expected at least 1, or null for torch's own choice")
+        torch.set_num_threads(made.threads)
     tricks = in_order([trick for trick in vars(made.tricks).values() if trick is not None])
     settings = dict(made.trainer.__dict__)
     callbacks = list(settings.pop("callbacks") or []) + tricks
-    logger = settings.pop("logger")
+    logger = settings.pop("logger") or False
     loggers: list[Any] = (
         list(logger) if isinstance(logger, list) else [logger] if logger not in (True, False, None) else []
     )
@@ -317,7 +350,10 @@ class RecipeCLI(LightningCLI):
             self._refuse_finished(out, config.get("ckpt_path"))
         elif config.trainer.limit_val_batches == 0:
             config.trainer.limit_val_batches = 1.0
-        self.config_init = self.parser.instantiate_classes(self.config)
+        try:
+            self.config_init = self.parser.instantiate_classes(self.config)
+        except ValueError as error:
+            raise refused(error) from error
         made = self.config_init[self.subcommand]
         run = assemble(config, made, out if self.subcommand == "fit" else None)
         self.trainer, self.model, self.datamodule, self.run_folder = run.trainer, run.module, run.data, out

@@ -64,7 +64,9 @@ ALGORITHMS = ("spos", "darts")
 
 
 def settings_of(name: str) -> Settings:
-    assert name in SETTINGS, f"trick {name} has no settings: add a line to SETTINGS in tests/callbacks/test_every_trick.py"
+    assert name in SETTINGS, (
+        f"trick {name} has no settings: add a line to SETTINGS in tests/callbacks/test_every_trick.py"
+    )
     return SETTINGS[name]
 
 
@@ -178,7 +180,7 @@ def test_off_equals_absent(
     assert run.tricks == []
 
 
-class Stop(Exception):
+class KilledError(Exception):
     """The run is killed here."""
 
 
@@ -190,7 +192,7 @@ class Kill(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         if trainer.global_step == self.at:
-            raise Stop
+            raise KilledError
 
 
 @pytest.mark.parametrize(("name", "stack"), combinations(*ALGORITHMS))
@@ -207,7 +209,7 @@ def test_resumes_exactly(name: str, stack: str, make: Callable[..., Run], tmp_pa
         folder = tmp_path / when
         first = make(stack, chosen, every, folder)
         first.trainer.callbacks.append(Kill(stop))  # type: ignore[attr-defined]
-        with pytest.raises(Stop):
+        with pytest.raises(KilledError):
             first.fit()
         assert load_checkpoint(folder)["nastricks"]["steps_seen"] == saved
         second = make(stack, chosen, every, folder)

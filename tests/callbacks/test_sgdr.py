@@ -52,7 +52,8 @@ def test_cycles_may_be_parts_of_an_epoch() -> None:
 
 def test_the_rate_restarts_in_a_run(make: Callable[..., Run]) -> None:
     class Rates(pl.Callback):
-        seen: list[float] = []
+        def __init__(self) -> None:
+            self.seen: list[float] = []
 
         def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
             self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])

@@ -37,7 +37,9 @@ class Alphas(pl.Callback):
 @pytest.mark.parametrize(
     ("arguments", "frozen"), [({"epochs": 1}, 4), ({"epochs": 0.5}, 2), ({"fraction": 0.5}, 4), ({"fraction": 0.25}, 2)]
 )
-def test_alpha_is_frozen_for_its_steps_alone(arguments: dict[str, float], frozen: int, make: Callable[..., Run]) -> None:
+def test_alpha_is_frozen_for_its_steps_alone(
+    arguments: dict[str, float], frozen: int, make: Callable[..., Run]
+) -> None:
     run, alphas = make("darts", {"weight_warmup": arguments}), Alphas()
     run.trainer.callbacks.append(alphas)  # type: ignore[attr-defined]
     run.fit()
@@ -49,7 +51,9 @@ def test_alpha_is_frozen_for_its_steps_alone(arguments: dict[str, float], frozen
 
 
 def test_a_whole_run_of_warm_up_is_refused(make: Callable[..., Run]) -> None:
-    with pytest.raises(InputError, match=r"weight_warmup.epochs is 2.* and the run has 2: the policy would never learn"):
+    with pytest.raises(
+        InputError, match=r"weight_warmup.epochs is 2.* and the run has 2: the policy would never learn"
+    ):
         make("darts", {"weight_warmup": {"epochs": 2}}).fit()
 
 

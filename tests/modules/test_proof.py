@@ -179,8 +179,9 @@ def test_measures_by_hand() -> None:
     assert relative_difference(b, a) == pytest.approx(0.2)
     assert relative_difference(a, a) == 0
     assert relative_difference(a, a[:1]) == float("inf")
-    on, off = Observation(rates=[0.2], images=[a], targets=[a], loss=3.0), Observation(
-        rates=[0.1], images=[b], targets=[a], loss=2.0
+    on, off = (
+        Observation(rates=[0.2], images=[a], targets=[a], loss=3.0),
+        Observation(rates=[0.1], images=[b], targets=[a], loss=2.0),
     )
     assert measure("learning rate", on, off).words == "learning rate 0.1 -> 0.2"
     assert measure("batch", on, off).size == 1

@@ -30,7 +30,10 @@ class AlphaStep(pl.Callback):
         assert pl_module.estimator is not None
         pl_module.train()
         norms = batch_norms(pl_module.networks)
-        before = [*statistics(norms), *(n.num_batches_tracked.clone() for n in norms if n.num_batches_tracked is not None)]
+        before = [
+            *statistics(norms),
+            *(n.num_batches_tracked.clone() for n in norms if n.num_batches_tracked is not None),
+        ]
         now = pl_module.moment("weights")
         train = trainer.datamodule.batch("train", 0)  # type: ignore[attr-defined]
         pl_module.estimator.update(TrainingStep(pl_module, now, train, trainer.optimizers[0]))
@@ -100,7 +103,10 @@ class Gradient(pl.Callback):
 def test_gradients_are_clipped_once_after_the_tricks(make: Callable[..., Run], tricks: dict[str, Any]) -> None:
     norms = {}
     for clip in (None, 0.01):
-        run, seen = make("spos", tricks, {"model.init_args.gradient_clip_val": clip, "trainer.max_steps": 2}), Gradient()
+        run, seen = (
+            make("spos", tricks, {"model.init_args.gradient_clip_val": clip, "trainer.max_steps": 2}),
+            Gradient(),
+        )
         run.trainer.callbacks.append(seen)  # type: ignore[attr-defined]
         run.fit()
         norms[clip] = seen.norms
@@ -136,7 +142,7 @@ def test_a_child_of_another_space_refuses_the_weights(make: Callable[..., Run], 
     loaded = load_checkpoint(tmp_path / "run")["state_dict"]
     own = start.module.networks[0].state_dict()
     assert all(torch.equal(value, loaded[f"networks.0.{key}"]) for key, value in own.items())
-    with pytest.raises(InputError, match="the supernet's weights do not fit the child"):
+    with pytest.raises(InputError, match="weights do not fit"):
         make("child", changes={"model.init_args.weights": str(tmp_path / "run"), "space.init_args.channels": 8})
 
 
@@ -171,9 +177,9 @@ def test_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
         load_checkpoint(foreign)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("label_smoothing", 1.0), ("gradient_clip_val", 0.0), ("micro_batches", 0)]
-)
+@pytest.mark.parametrize(("key", "value"), [("label_smoothing", 1.0), ("gradient_clip_val", 0.0), ("micro_batches", 0)])
 def test_bad_values_are_refused(make: Callable[..., Run], key: str, value: float) -> None:
-    with pytest.raises(InputError, match=f"model.{key} is {value}: expected"):
-        make("spos", changes={f"model.init_args.{key}": value})
+    config = make("spos").config
+    config.model.init_args[key] = value
+    with pytest.raises((InputError, ValueError), match=f"model.{key} is {value}: expected"):
+        build(config, None, quiet=True)

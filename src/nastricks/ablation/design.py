@@ -49,7 +49,6 @@ class Design:
     metrics: Mapping[str, str]
     table: str | None
     children: str
-    threads: int
 
 
 def read_design(file: str | Path) -> Design:
@@ -70,9 +69,6 @@ def read_design(file: str | Path) -> Design:
     for metric, direction in metrics.items():
         if direction not in ("max", "min"):
             raise InputError(f"metric {metric} of {file} is {direction!r}: expected max or min, the better direction")
-    threads = int(content.get("threads", 1))
-    if threads < 1:
-        raise InputError(f"threads of {file} is {threads}: expected at least 1")
     return Design(
         name=str(content.get("name") or Path(file).stem),
         description=" ".join(str(content.get("description", "")).split()),
@@ -84,7 +80,6 @@ def read_design(file: str | Path) -> Design:
         metrics=dict(metrics),
         table=content.get("table"),
         children=str(content.get("children", "all")),
-        threads=threads,
     )
 
 
@@ -117,7 +112,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _tricks(value: Any, what: str) -> dict[str, Any]:
     """Trick -> settings; a list of names takes each with its recipe's settings (`{}`)."""
-    settings = dict.fromkeys(value, {}) if isinstance(value, list) else value
+    settings = {name: {} for name in value} if isinstance(value, list) else value
     if not isinstance(settings, Mapping):
         raise InputError(f"{what} is {value!r}: expected names of tricks, with their settings where they differ")
     for name, arguments in settings.items():

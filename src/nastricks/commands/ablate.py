@@ -13,7 +13,7 @@ from nastricks.search.engine import engine
 def ablate(arguments: argparse.Namespace) -> int:
     """Run an ablation, or what is missing of it; print the answer in words."""
     design = read_design(arguments.file)
-    runs = engine(arguments.workers, arguments.ray, design.threads)
+    runs = engine(arguments.workers, arguments.ray)
     planned = plan(design, arguments.file, arguments.config)
     folder = Path(arguments.out) if arguments.out else Path("runs") / design.name
     with progress(design.name, len(planned.trainings(folder))) as (bar, number):

@@ -4,8 +4,7 @@ import os
 
 from jsonargparse import ArgumentError
 
-from nastricks.errors import InputError
-from nastricks.recipe import RecipeCLI, check_names, locate, parse_error
+from nastricks.recipe import RecipeCLI, check_names, locate, refused
 
 
 def fit(arguments: list[str]) -> int:
@@ -18,7 +17,7 @@ def fit(arguments: list[str]) -> int:
     try:
         cli = RecipeCLI(located)
     except ArgumentError as error:
-        raise InputError(parse_error(error)) from error
+        raise refused(error) from error
     if cli.subcommand == "fit" and cli.trainer.is_global_zero:
         print(f"run folder: {os.path.relpath(cli.run_folder)}")
     return 0

@@ -15,7 +15,8 @@ from nastricks.modules import SupernetModule
 from nastricks.modules.run_folder import load_checkpoint
 from nastricks.ranking.baselines import NO_CEILING, baselines, noise_ceiling
 from nastricks.ranking.metrics import ranking_metrics, s_tau
-from nastricks.ranking.rank import Ranking, find_table, picked, rank as rank_module
+from nastricks.ranking.rank import Ranking, find_table, picked
+from nastricks.ranking.rank import rank as rank_module
 from nastricks.ranking.tables import load_table
 from nastricks.recipe import Run, build, resolve
 
@@ -156,4 +157,3 @@ def _rank_scores(arguments: argparse.Namespace) -> int:
     if arguments.out:
         ranking.write(Path(arguments.out) / "ranking.csv")
     return 0
-

@@ -63,4 +63,3 @@ def _describe(space: Space, with_data: bool) -> int:
     if not with_data:
         print("add a data recipe and architectures to see their parameters and FLOPs")
     return 0
-

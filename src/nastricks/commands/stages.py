@@ -38,7 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.out) if arguments.out else Path("runs") / name
     for stage, settings in stages.items():
         result = _stage(stage, settings, folder)
-        told = ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in result)
+        told = ", ".join(
+            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in result
+        )
         print(f"{stage}: {told}")
     return 0
 
@@ -60,8 +62,10 @@ def _check(stages: Mapping[str, Any], file: str) -> None:
 
 
 def _overrides(settings: Mapping[str, Any]) -> list[str]:
-    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in
-            (settings.get("set") or {}).items()]
+    return [
+        f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in (settings.get("set") or {}).items()
+    ]
 
 
 def _stage(stage: str, settings: Mapping[str, Any], folder: Path) -> list[tuple[str, Any]]:

@@ -65,6 +65,8 @@ class MetricsFile(Logger):
             self._rows = {int(row["step"]): dict(row) for row in rows if int(row["step"]) <= step}
 
     def save(self) -> None:
+        if not self._rows:  # Lightning saves at the start of fit, before the rows of an interrupted run are read
+            return
         columns = list(dict.fromkeys(["epoch", "step", *(key for row in self._rows.values() for key in row)]))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -74,8 +76,7 @@ class MetricsFile(Logger):
         self._written = time.monotonic()
 
     def finalize(self, status: str) -> None:
-        if self._rows:
-            self.save()
+        self.save()
 
 
 class RunFolder(pl.Callback):
@@ -115,7 +116,9 @@ class RunFolder(pl.Callback):
             from nastricks.modules.training import TrainingModule
 
             if isinstance(pl_module, TrainingModule):
-                pl_module.log_epoch()  # its own hook comes after this one, and a resumed run does not call it again
+                pl_module.log_epoch(
+                    trainer.current_epoch
+                )  # its own hook comes after this one, and a resumed run does not call it again
             self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

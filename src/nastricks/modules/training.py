@@ -92,6 +92,7 @@ class TrainingModule(pl.LightningModule):
         self.operated: set[str] = set()  # names of the tricks whose surgery is done
         self._points: dict[str, list[Trick]] = {}
         self._sums: Tensor | None = None
+        self._epoch_saved: int | None = None
         self._norms = batch_norms(self.networks)
 
     # Set-up.
@@ -287,19 +288,25 @@ class TrainingModule(pl.LightningModule):
         rate = first.param_groups[0]["lr"]
         return {"train/loss": loss / samples, "train/accuracy": correct / samples, "learning_rate": rate}
 
-    def log_epoch(self) -> None:
+    def log_epoch(self, epoch: int) -> None:
         """Log the epoch's row, once: a second call before the next step logs nothing."""
         metrics = self.epoch_metrics()
         for logger in self.loggers if metrics else []:
-            logger.log_metrics({"epoch": self.current_epoch, **metrics}, step=self.steps_seen)
+            logger.log_metrics({"epoch": epoch, **metrics}, step=self.steps_seen)
+
+    def on_train_start(self) -> None:
+        # Lightning closes no epoch of which a checkpoint was saved after the last batch.
+        if self._epoch_saved is not None and self._epoch_saved < self.current_epoch:
+            self.log_epoch(self._epoch_saved)
 
     def on_train_epoch_end(self) -> None:
-        self.log_epoch()
+        self.log_epoch(self.current_epoch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         sums = None if self._sums is None else self._sums.tolist()
         checkpoint["nastricks"] = {
             "steps_seen": self.steps_seen,
+            "epoch": self.current_epoch,
             "sums": sums,
             "space": self.space.name,
             "architectures": len(self.space),
@@ -311,5 +318,5 @@ class TrainingModule(pl.LightningModule):
             raise InputError("this checkpoint was not written by nastricks: give one from a run folder")
         if own["space"] != self.space.name:
             raise InputError(f"the checkpoint is of space {own['space']}, this run is of {self.space.name}")
-        self.steps_seen = own["steps_seen"]
+        self.steps_seen, self._epoch_saved = own["steps_seen"], own.get("epoch")
         self._sums = None if own["sums"] is None else torch.tensor(own["sums"], dtype=torch.float64, device=self.device)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from nastricks.data import Batch
 from nastricks.modules.normalisation import BatchNorm, batch_norms, cumulative_statistics, kept_statistics
-from nastricks.spaces import Architecture, Gates, Network, Segment, Space
+from nastricks.spaces import Architecture, GatedOps, Gates, Network, Segment, Space
 
 
 class Score(NamedTuple):
@@ -125,10 +125,8 @@ def _groups(space: Space, segment: nn.Module, children: Sequence[Architecture]) 
 
 def _norms_used(segment: nn.Module, gates: Gates) -> list[BatchNorm]:
     """The batch norms that run under these gates: others keep their statistics, which nothing reads."""
-    from nastricks.spaces import GatedOps
-
     idle: set[nn.Module] = set()
-    for name, module in segment.named_modules():
+    for module in segment.modules():
         if isinstance(module, GatedOps):
             gate = gates[module.choice_name]
             active = {module.names[index] for index in gate.active}

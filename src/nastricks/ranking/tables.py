@@ -78,7 +78,7 @@ class Table:
         """The mean accuracies (M,) of M `architectures`, in their order. Raises InputError where one is missing."""
         self.require(architectures)
         place = {architecture: i for i, architecture in enumerate(self.architectures)}
-        return self.mean[[place[a] for a in architectures]]
+        return self.mean[[place[a] for a in architectures]].copy()
 
 
 def _read(path: Path) -> pd.DataFrame:

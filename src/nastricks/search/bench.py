@@ -25,7 +25,7 @@ FIRST_SEED = 1000
 MOST_CHILDREN = 100_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Replica:
     """One child trained alone once."""
 
@@ -82,7 +82,10 @@ def make_table(
             raise InputError(f"child {task.architecture}, replica {task.number}: {result.reason}")
         done("done")
     accuracies = np.array(
-        [[json.loads(Replica(folder, config, a, n).file.read_text())["accuracy"] for n in range(replicas)] for a in names]
+        [
+            [json.loads(Replica(folder, config, a, n).file.read_text())["accuracy"] for n in range(replicas)]
+            for a in names
+        ]
     )
     path = folder / "table.csv"
     write_table(path, Table(names, accuracies, name=str(path)))

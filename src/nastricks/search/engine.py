@@ -36,23 +36,11 @@ class Engine(Protocol):
 
 
 class InProcess:
-    """One task after another in this process.
-
-    Args:
-        threads: Threads of torch on the CPU; the same number in every engine gives the same numbers bit for bit.
-    """
-
-    def __init__(self, threads: int = 1) -> None:
-        self.threads = threads
+    """One task after another in this process."""
 
     def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[tuple[Task, Result | Lost]]:
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            for task in tasks:
-                yield task, function(task)
-        finally:
-            torch.set_num_threads(before)
+        for task in tasks:
+            yield task, function(task)
 
 
 class RayWorkers:
@@ -63,13 +51,12 @@ class RayWorkers:
     Args:
         workers: Number of workers, at least 1.
         address: Of a running cluster; None starts Ray on this machine.
-        threads: Threads of torch on the CPU in each worker.
     """
 
-    def __init__(self, workers: int, address: str | None = None, threads: int = 1) -> None:
+    def __init__(self, workers: int, address: str | None = None) -> None:
         if workers < 1:
             raise InputError(f"--workers is {workers}: expected at least 1, or leave it out to run in this process")
-        self.workers, self.address, self.threads = workers, address, threads
+        self.workers, self.address = workers, address
 
     def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[tuple[Task, Result | Lost]]:
         ray = _ray()
@@ -100,7 +87,7 @@ class RayWorkers:
         remote = ray.remote(num_cpus=1, num_gpus=gpus / self.workers if self.address is None else gpus)(_Worker)
 
         def start() -> Any:
-            return remote.remote(list(sys.path), os.getcwd(), self.threads)
+            return remote.remote(list(sys.path), os.getcwd())
 
         waiting = list(enumerate(tasks))
         attempts = dict.fromkeys(range(len(tasks)), 0)
@@ -130,10 +117,9 @@ class RayWorkers:
 class _Worker:
     """Lives as long as the engine runs; imports once."""
 
-    def __init__(self, path: list[str], folder: str, threads: int) -> None:
+    def __init__(self, path: list[str], folder: str) -> None:
         sys.path[:] = list(dict.fromkeys([*path, *sys.path]))
         os.chdir(folder)
-        torch.set_num_threads(threads)
 
     def call(self, function: Callable[[Any], Any], task: Any) -> Any:
         return function(task)
@@ -147,11 +133,11 @@ def _ray() -> Any:
     return ray
 
 
-def engine(workers: int, address: str | None, threads: int = 1) -> Engine:
+def engine(workers: int, address: str | None) -> Engine:
     """The engine that the command line asks for: `workers` 0 and no address run in this process."""
     if workers == 0 and address is None:
-        return InProcess(threads)
-    return RayWorkers(workers or 1, address, threads)
+        return InProcess()
+    return RayWorkers(workers or 1, address)
 
 
 class Stopwatch:

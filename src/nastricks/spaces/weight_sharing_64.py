@@ -11,7 +11,19 @@ from torch import Tensor, nn
 
 from nastricks.data.batch import ImageSpec
 from nastricks.errors import InputError
-from nastricks.spaces.base import Allowed, Architecture, Choice, Edge, GatedOps, Gates, Network, Option, Plain, Segment, Space
+from nastricks.spaces.base import (
+    Allowed,
+    Architecture,
+    Choice,
+    Edge,
+    GatedOps,
+    Gates,
+    Network,
+    Option,
+    Plain,
+    Segment,
+    Space,
+)
 from nastricks.spaces.primitives import classifier, conv_bn, max_pool_bn, separable_conv
 
 OPTIONS = (
