@@ -88,7 +88,7 @@ class DropPath(Trick):
         first = next(iter(droppable.values())).weights
         dtype = torch.float32 if first is None else first.dtype
         keep = draws.to(device=at.device, dtype=dtype, non_blocking=True)
-        parts = keep.split([len(gate.active) for gate in droppable.values()])
+        parts = torch.split(keep, [len(gate.active) for gate in droppable.values()])
         dropped = {
             name: drop_gate(gate, self._choices[name], part, 1 - probability)
             for (name, gate), part in zip(droppable.items(), parts, strict=True)

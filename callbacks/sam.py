@@ -63,11 +63,12 @@ class SAM(Trick):
     def around_gradients(self, compute: Compute, module: "TrainingModule", at: Moment) -> Compute:
         def sharpness_aware() -> Tensor:
             loss = compute()
-            moved = [p for p in module.networks.parameters() if p.grad is not None]
+            moved: list[Tensor] = [p for p in module.networks.parameters() if p.grad is not None]
             gradients = [p.grad for p in moved if p.grad is not None]
             with torch.no_grad():
                 original = [p.detach().clone() for p in moved]
-                torch._foreach_add_(moved, ascent(moved, gradients, self.rho, self.adaptive))
+                steps = ascent(moved, gradients, self.rho, self.adaptive)
+                torch._foreach_add_(moved, steps)
             with module.frozen_statistics():
                 compute()
             with torch.no_grad():

@@ -18,7 +18,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ActionConfigFile, ArgumentError, Namespace  # type: ignore[attr-defined]
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from nastricks.data import ImageSpec, TensorDataModule
@@ -89,8 +89,6 @@ def _first_line(thing: object) -> str:
 def parser() -> LightningArgumentParser:
     """The parser of a recipe without a subcommand; built once a process (it costs half a second)."""
     made = RecipeParser()
-    from jsonargparse import ActionConfigFile
-
     made.add_argument("-c", "--config", action=ActionConfigFile, help="a recipe file; later ones win key by key")
     made.add_argument("--seed_everything", type=int, default=0, help="the key of everything random")
     add_arguments(made)

@@ -170,14 +170,20 @@ def test_is_the_identity_at_its_neutral_setting(
 
 @pytest.mark.parametrize(("name", "stack"), combinations("darts"))
 def test_off_equals_absent(
-    name: str, stack: str, make: Callable[..., Run], configure: Callable[..., Namespace], tmp_path: Path
+    name: str,
+    stack: str,
+    configure: Callable[..., Namespace],
+    absent: Callable[[str], dict[str, Any]],
+    tmp_path: Path,
 ) -> None:
     plain = tmp_path / "plain.yaml"
     plain.write_text(dump(configure(stack)))
     off = resolve([plain, f"recipes/tricks/{name}.yaml"], [f"--tricks.{name}", "null"])
-    assert dump(off) == dump(configure(stack))  # the same configuration gives the same run
+    assert dump(off) == dump(configure(stack))
     run = built(off, None)
     assert run.tricks == []
+    run.fit()
+    assert same(state(run), absent(stack))
 
 
 class KilledError(Exception):

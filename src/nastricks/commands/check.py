@@ -80,7 +80,7 @@ def _print(order: Any, proofs: list[Proof], settings: dict[str, dict[str, Any]])
             proof.trick,
             ", ".join(f"{key} {value}" for key, value in settings[proof.trick].items()),
             proof.changes,
-            str(proof.first) + ("" if proof.step == proof.first else f" (measured up to {proof.step})"),
+            str(proof.first) + ("" if proof.step == proof.first else f" (measured at {proof.step})"),
             proof.measured.words,
             str(proof.acts),
             "[green]alive[/green]" if proof.alive else "[red]DEAD[/red]",

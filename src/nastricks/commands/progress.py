@@ -4,11 +4,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[tuple[Progress, int]]:
+def progress(label: str, total: int) -> Iterator[tuple[Progress, TaskID]]:
     """A bar on stderr, and its task's number."""
     columns = (
         TextColumn("{task.description}"),

@@ -73,7 +73,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Proof:
-    """What was found of one trick; steps `first` to `step`, counted from 0, were tried."""
+    """What was found of one trick: it acts from step `first` on, counted from 0, and was measured at `step`."""
 
     trick: str
     changes: Change
@@ -108,6 +108,7 @@ class Observation:
     allowed: dict[str, tuple[int, ...]] = field(default_factory=dict)
     scores: tuple[tuple[float, float], tuple[float, float]] | None = None
     acts: int = 0
+    first: int = 0
     step: int = 0
 
 
@@ -131,8 +132,8 @@ class Observer(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module = _training_module(pl_module)
         first = self.step if self.step is not None else self.trick.first_active_step(module) if self.trick else 0
-        step = first + self.after
-        module.steps_seen = self.seen.step = step
+        step = step_to_try(first, self.after, round(module.epochs * module.steps_per_epoch))
+        self.seen.first, module.steps_seen, self.seen.step = first, step, step
         loader = KeyedLoader(lambda index: self.data.batch("train", step), 1)
         setattr(self.data, "train_dataloader", lambda: loader)  # noqa: B010 - mypy refuses to assign to a method
         for network in module.networks:
@@ -189,7 +190,7 @@ def prove(name: str, build: Build, score: Score, attempts: int = ATTEMPTS) -> Pr
         trick = next(t for t in run.tricks if t.name == name)
         scoring = score if trick.after_training else None
         seen = _observe(run, Observer(run.data, trick, first, attempt, scoring))
-        first = seen.step - attempt if first is None else first
+        first = seen.first
         if scoring is not None:
             measured = measure_scores(seen)
         else:
@@ -199,6 +200,12 @@ def prove(name: str, build: Build, score: Score, attempts: int = ATTEMPTS) -> Pr
         if proof.alive or trick.after_training:
             break
     return proof
+
+
+def step_to_try(first: int, attempt: int, steps: int) -> int:
+    """The step of an attempt, counted from 0: from `first` on, and back from it where the run of `steps` ends."""
+    left = max(0, steps - 1 - first)
+    return first + attempt if attempt <= left else max(0, first - (attempt - left))
 
 
 def _observe(run: Built, observer: Observer) -> Observation:

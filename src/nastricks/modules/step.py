@@ -60,4 +60,4 @@ class TrainingStep:
 
     def average(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         strategy = self.module.trainer.strategy
-        return [strategy.reduce(g, reduce_op="mean") for g in gradients]  # type: ignore[misc]
+        return [strategy.reduce(g, reduce_op="mean") for g in gradients]

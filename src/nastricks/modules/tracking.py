@@ -87,7 +87,7 @@ def track_results(
     run = wandb.run
     if run is None or run.name != place.name:
         finish()
-        run = WandbTracking(**settings).logger(folder, yaml.safe_load(config), tricks, place).experiment
+        run = WandbTracking(**settings).logger(folder, yaml.safe_load(config), tricks, place).experiment  # type: ignore[attr-defined]
         for row in curves:
             run.log(dict(row))
     run.summary.update(dict(metrics))

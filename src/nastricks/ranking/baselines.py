@@ -24,8 +24,8 @@ def baselines(params: Values, flops: Values, truth: Values, seed: int) -> dict[s
     `ranking_metrics` does.
     """
     by_params = ranking_metrics(params, truth)  # refuses a truth that cannot be used
-    accuracies = torch.as_tensor(np.asarray(truth) if not isinstance(truth, torch.Tensor) else truth).cpu().double()
-    chance = dict(_chance(accuracies.numpy().tobytes(), seed))
+    values = truth.detach().cpu().double().numpy() if isinstance(truth, torch.Tensor) else truth
+    chance = dict(_chance(np.asarray(values, dtype=np.float64).tobytes(), seed))
     return {"params": by_params, "flops": ranking_metrics(flops, truth), "chance": chance}
 
 
