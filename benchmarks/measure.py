@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -59,31 +60,47 @@ class Result:
 HEADER = f"{'benchmark':<30} {'median':>6}   {'quartiles':>16}  {'n':>4}  {'target':>6}"
 
 
-def ratios(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    """Each time of `first` over the one of `second` that was taken beside it."""
-    return [a / b for a, b in zip(first, second, strict=True)]
+class Clock(NamedTuple):
+    """Seconds on the wall, and seconds of CPU that this process used: the latter hardly see what else is running."""
+
+    wall: float
+    cpu: float
+
+    @staticmethod
+    def now() -> "Clock":
+        return Clock(time.perf_counter(), time.process_time())
+
+    def since(self, start: "Clock") -> "Clock":
+        return Clock(self.wall - start.wall, self.cpu - start.cpu)
+
+
+def ratios(first: Sequence[Clock], second: Sequence[Clock]) -> list[float]:
+    """Each time on the wall of `first` over the one of `second` that was taken beside it."""
+    return [a.wall / b.wall for a, b in zip(first, second, strict=True)]
+
+
+def compared(first: Sequence[Clock], second: Sequence[Clock], each: int = 1) -> str:
+    """Both medians in milliseconds, a time taken for `each` equal parts, and the ratio of all CPU seconds."""
+    a, b = (1000 / each * statistics.median(t.wall for t in times) for times in (first, second))
+    cpu = sum(t.cpu for t in first) / sum(t.cpu for t in second)
+    return f"{a:.2f} ms against {b:.2f} ms, {cpu:.3f} by CPU time"
 
 
 def alternate(
     first: Callable[[], object], second: Callable[[], object], rounds: int
-) -> tuple[list[float], list[float]]:
-    """Seconds of two functions that run in turn, `rounds` times each, after one round that is not counted.
+) -> tuple[list[Clock], list[Clock]]:
+    """The times of two functions that run in turn, `rounds` times each, after one round that is not counted.
 
     The one that starts a round changes from round to round, so that neither always finds the other's caches.
     """
-    seconds: tuple[list[float], list[float]] = ([], [])
+    times: tuple[list[Clock], list[Clock]] = ([], [])
     for number in range(rounds + 1):
         for which in (0, 1) if number % 2 else (1, 0):
-            start = time.perf_counter()
+            start = Clock.now()
             (first, second)[which]()
             if number > 0:
-                seconds[which].append(time.perf_counter() - start)
-    return seconds
-
-
-def milliseconds(times: Sequence[float]) -> str:
-    """The median of seconds, printed in milliseconds."""
-    return f"{1000 * statistics.median(times):.2f} ms"
+                times[which].append(Clock.now().since(start))
+    return times
 
 
 @contextmanager

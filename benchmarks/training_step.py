@@ -11,7 +11,6 @@ import math
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +20,7 @@ import torch
 from jsonargparse import Namespace
 from torch.nn import functional as F
 
-from benchmarks.measure import CPU, Result, milliseconds, ratios
+from benchmarks.measure import CPU, Clock, Result, compared, ratios
 from nastricks.data import CIFAR10, Description, ImageSpec, RawImages
 from nastricks.recipe import build, resolve
 from nastricks.rng import generator
@@ -63,18 +62,18 @@ class InTurn(pl.Callback):
 
     def __init__(self, bare: BareLoop) -> None:
         self.bare = bare
-        self.fit_seconds: list[float] = []
-        self.bare_seconds: list[float] = []
-        self.resumed = math.nan
+        self.fit_times: list[Clock] = []
+        self.bare_times: list[Clock] = []
+        self.resumed = Clock.now()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        paused = time.perf_counter()
+        paused = Clock.now()
         self.bare.epoch(trainer.current_epoch)
-        now = time.perf_counter()
+        bare = Clock.now().since(paused)
         if trainer.current_epoch > 0:
-            self.fit_seconds.append(paused - self.resumed)
-            self.bare_seconds.append(now - paused)
-        self.resumed = time.perf_counter()
+            self.fit_times.append(paused.since(self.resumed))
+            self.bare_times.append(bare)
+        self.resumed = Clock.now()
 
 
 class RandomImages(CIFAR10):
@@ -101,13 +100,13 @@ def image_arguments() -> tuple[list[str], str]:
 
 
 def compare(name: str, config: Namespace, fits: int, target: float, what: str) -> Result:
-    """Train `fits` times beside the bare loop; the ratio of an epoch's times, over all epochs but the first.
+    """Train `fits` times, at least once, beside the bare loop: the ratio of an epoch's times, without first epochs.
 
     Raises:
         RuntimeError: the two sides end with different weights, so they did not do the same work.
     """
-    fit_seconds: list[float] = []
-    bare_seconds: list[float] = []
+    fit_times: list[Clock] = []
+    bare_times: list[Clock] = []
     ends: list[float] = []
     for _ in range(fits):
         in_turn = InTurn(BareLoop(config))
@@ -115,19 +114,15 @@ def compare(name: str, config: Namespace, fits: int, target: float, what: str) -
             run = build(config, Path(folder) / "run", quiet=True)
             run.trainer.callbacks.append(in_turn)  # type: ignore[attr-defined]
             run.fit()
-            ends.append(time.perf_counter() - in_turn.resumed)
+            ends.append(Clock.now().since(in_turn.resumed).wall)
         trained, bare = run.module.networks[0].state_dict(), in_turn.bare.network.state_dict()
         if any(not torch.equal(trained[key], bare[key]) for key in bare):
             raise RuntimeError(f"benchmark {name}: the fit and the bare loop ended with different weights")
-        fit_seconds += in_turn.fit_seconds
-        bare_seconds += in_turn.bare_seconds
-    steps = in_turn.bare.steps_per_epoch
-    a_step, bare_step = (milliseconds([s / steps for s in seconds]) for seconds in (fit_seconds, bare_seconds))
-    note = (
-        f"{what}, {torch.get_num_threads()} threads: a step {a_step}, bare {bare_step}; "
-        f"end of a fit {statistics.median(ends):.3f} s, not counted"
-    )
-    return Result.of(name, ratios(fit_seconds, bare_seconds), target, note)
+        fit_times += in_turn.fit_times
+        bare_times += in_turn.bare_times
+    step = compared(fit_times, bare_times, in_turn.bare.steps_per_epoch) if fit_times else "nothing"
+    note = f"{what}: a step {step}; the end of a fit takes {statistics.median(ends):.3f} s, not counted"
+    return Result.of(name, ratios(fit_times, bare_times), target, note)
 
 
 def _spos(space: str, data: str, overrides: Sequence[str]) -> Namespace:
@@ -147,7 +142,8 @@ def step_weight_sharing_64(epochs: int = 12, fits: int = 1, batch_size: int = 25
     sizes = {"batch_size": batch_size, "train_size": STEPS_PER_EPOCH_64 * batch_size}
     overrides = [part for key, value in sizes.items() for part in (f"--data.init_args.{key}", str(value))]
     # The class of the data comes first: it is the one that takes the arguments.
-    config = _spos("weight_sharing_64", "cifar10", [*images, *overrides, *_short_splits(), f"--trainer.max_epochs={epochs}"])
+    overrides += [*_short_splits(), "--trainer.max_epochs", str(epochs)]
+    config = _spos("weight_sharing_64", "cifar10", [*images, *overrides])
     return compare("step_weight_sharing_64", config, fits, target=1.03, what=f"{told}, batch {batch_size}")
 
 

@@ -25,7 +25,7 @@ from nastricks.data import ImageSpec, TensorDataModule
 from nastricks.errors import InputError, unknown
 from nastricks.modules import TrainingModule, Trick
 from nastricks.modules.registry import tricks as all_tricks
-from nastricks.modules.run_folder import MetricsFile, RunFolder
+from nastricks.modules.run_folder import LAST, MetricsFile, RunFolder, load_checkpoint
 from nastricks.modules.tracking import Tracked, WandbTracking
 from nastricks.modules.trick import in_order
 from nastricks.spaces import Space
@@ -348,6 +348,8 @@ class RecipeCLI(LightningCLI):
             self._refuse_finished(out, config.get("ckpt_path"))
         elif config.trainer.limit_val_batches == 0:
             config.trainer.limit_val_batches = 1.0
+        if config.get("ckpt_path") is not None:
+            load_checkpoint(config.ckpt_path)  # refuses what is missing, foreign, or would run code
         try:
             self.config_init = self.parser.instantiate_classes(self.config)
         except ValueError as error:
@@ -360,7 +362,7 @@ class RecipeCLI(LightningCLI):
         if ckpt_path is None and (out / "config.yaml").exists():
             raise InputError(
                 f"{out} already holds a run: choose another --out, remove it, or continue it with "
-                f"--ckpt_path {out}/checkpoints/last.ckpt"
+                f"--ckpt_path {out / LAST}"
             )
 
     def _parse_ckpt_path(self) -> None:

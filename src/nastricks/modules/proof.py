@@ -21,11 +21,8 @@ from nastricks.modules.training import TrainingModule
 from nastricks.modules.trick import Calibration, Change, Trick, in_order
 from nastricks.spaces import Gates, Space
 
-TOLERANCE = 1e-6
-"""A smaller relative difference is rounding: the same sum in another order."""
-
-ATTEMPTS = 10
-"""Consecutive steps that are tried before a trick is called dead."""
+TOLERANCE = 1e-6  # a smaller relative difference is rounding: the same sum in another order
+ATTEMPTS = 10  # steps that are tried before a trick is called dead
 
 POINTS = (
     "surgery",
@@ -221,8 +218,7 @@ def measure(change: Change, on: Observation, off: Observation) -> Measured:
         images, targets = _largest(on.images, off.images), _largest(on.targets, off.targets)
         return Measured(max(images, targets), f"pixels by up to {images:.3g}, targets by up to {targets:.3g}")
     if change == "gates":
-        size = _largest(on.gates, off.gates)
-        return Measured(size, f"path weights by up to {size:.3g}")
+        return Measured(size := _largest(on.gates, off.gates), f"path weights by up to {size:.3g}")
     if change == "loss":
         size = abs(on.loss - off.loss) / max(abs(off.loss), 1e-12)
         return Measured(size, f"loss {off.loss:.6g} -> {on.loss:.6g}")
@@ -287,7 +283,7 @@ def order_of_tricks(tricks: Sequence[Trick]) -> Mapping[str, list[str]]:
 
 def _largest(on: Sequence[Tensor], off: Sequence[Tensor]) -> float:
     """The largest absolute difference over passes; a trick may add passes, and those are not compared."""
-    pairs = [(a, b) for a, b in zip(on, off, strict=False)]
+    pairs = list(zip(on, off, strict=False))
     if any(a.shape != b.shape for a, b in pairs):
         return float("inf")
     return max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0)

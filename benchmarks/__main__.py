@@ -1,0 +1,61 @@
+"""Runs the benchmarks and prints their figures beside the targets.
+
+python -m benchmarks                  all of them
+python -m benchmarks step_tiny64      one; the beginning of several names runs those
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from benchmarks.alpha_step import alpha_step_tiny64, alpha_step_weight_sharing_64
+from benchmarks.between_trials import between_trials
+from benchmarks.calibrated_evaluation import calibrated_evaluation
+from benchmarks.measure import HEADER, Result, kept_threads, load, machine
+from benchmarks.training_step import step_tiny64, step_weight_sharing_64
+from nastricks.errors import InputError, unknown
+
+BENCHMARKS: dict[str, Callable[[], Result]] = {
+    "step_tiny64": step_tiny64,
+    "step_weight_sharing_64": step_weight_sharing_64,
+    "alpha_step_tiny64": alpha_step_tiny64,
+    "alpha_step_weight_sharing_64": alpha_step_weight_sharing_64,
+    "calibrated_evaluation": calibrated_evaluation,
+    "between_trials": between_trials,
+}
+
+
+def picked(names: Sequence[str]) -> list[str]:
+    """The benchmarks whose names begin with one of `names`, in their own order; all of them for none.
+
+    Raises:
+        InputError: a name is the beginning of none.
+    """
+    for name in names:
+        if not any(known.startswith(name) for known in BENCHMARKS):
+            raise unknown("benchmark", name, BENCHMARKS)
+    return [known for known in BENCHMARKS if not names or any(known.startswith(name) for name in names)]
+
+
+def main(names: Sequence[str]) -> int:
+    """Run benchmarks and print a line for each; 0 done, 2 an unknown name. A missed target is printed, no error."""
+    try:
+        chosen = picked(names)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    print(machine(), HEADER, sep="\n", flush=True)
+    for name in chosen:
+        with kept_threads():
+            before = load()
+            result = BENCHMARKS[name]()
+        print(f"{result}\n    {result.note}; load {before} to {load()}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,225 @@
+"""Every shipped recipe is found by walking the tree, says what it is, and takes two steps."""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from nastricks.cli import main
+from nastricks.commands.listing import KINDS_OF_RECIPES
+from nastricks.data import CIFAR10, CIFAR100, MNIST, FashionMNIST, RawImages, TensorDataModule
+from nastricks.modules.registry import tricks
+from nastricks.modules.tracking import finish
+from nastricks.recipe import Run, build, dump, resolve
+from nastricks.rng import generator
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+FOUND = sorted(RECIPES.rglob("*.yaml"))
+COUNTS = {
+    "ablations": 2,
+    "algorithms": 2,
+    "child": 1,
+    "data": 5,
+    "loggers": 1,
+    "search": 1,
+    "sharing": 1,
+    "spaces": 2,
+    "tricks": 8,
+}
+FAKE_KEY = "0123456789abcdef0123456789abcdef01234567"
+DATA = os.environ.get("NASTRICKS_DATA")
+TORCHVISION = {c.name: c for c in (MNIST, FashionMNIST, CIFAR10, CIFAR100)}
+
+SMALL = {
+    "data.init_args.train_size": 16,
+    "data.init_args.search_size": 16,
+    "data.init_args.validation_size": 16,
+    "data.init_args.batch_size": 8,
+    "trainer.accelerator": "cpu",
+    "trainer.max_epochs": 1,  # of two batches
+}
+BASE = ["recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml"]
+SPOS, DARTS = "recipes/algorithms/spos.yaml", "recipes/algorithms/darts.yaml"
+
+
+def of_kind(*kinds: str) -> Any:
+    """Parametrises a test over the recipes of some kinds."""
+    paths = [path for path in FOUND if kind_of(path) in kinds]
+    return pytest.mark.parametrize("path", paths, ids=lambda p: f"{kind_of(p)}/{p.stem}")
+
+
+def kind_of(path: Path) -> str:
+    return path.relative_to(RECIPES).parts[0]
+
+
+def test_every_recipe_is_found_and_of_a_known_kind() -> None:
+    assert Counter(kind_of(path) for path in FOUND) == COUNTS, "count a new recipe in COUNTS, and test its kind"
+    assert set(COUNTS) <= set(KINDS_OF_RECIPES)
+    assert {p.stem for p in FOUND if kind_of(p) == "tricks"} == set(tricks())
+
+
+def test_every_kind_takes_two_steps_in_a_test_below() -> None:
+    tested = {"algorithms", "child", "data", "loggers", "sharing", "spaces", "tricks"} | {"search", "ablations"}
+    assert tested == set(COUNTS)
+
+
+@pytest.mark.parametrize("path", FOUND, ids=lambda p: f"{kind_of(p)}/{p.stem}")
+def test_the_head_says_what_it_is_and_how_it_runs(path: Path) -> None:
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert path.read_text().startswith("# ")
+    assert any("nastricks " in line for line in head[1:])
+
+
+def two_steps(files: list[str], out: Path | None = None, **changes: Any) -> Run:
+    """Train two batches; the weights moved, and every number is finite."""
+    overrides = [f"--{key}={value}" for key, value in {**SMALL, **changes}.items()]
+    run = build(resolve(files, overrides), out, quiet=True)
+    before = [p.detach().clone() for p in run.module.networks.parameters()]
+    run.fit()
+    assert run.module.steps_seen == 2
+    after = list(run.module.networks.parameters())
+    assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
+    assert all(bool(torch.isfinite(p).all()) for p in after)
+    return run
+
+
+def stack(path: Path) -> list[str]:
+    """The recipe on a stack that it fits."""
+    kind, own = kind_of(path), str(path)
+    if kind == "spaces":
+        return [own, BASE[1], SPOS]
+    if kind in ("algorithms", "child"):
+        return [*BASE, own]
+    if kind == "tricks" and "policy that learns" in tricks()[path.stem].needs:
+        return [*BASE, DARTS, own]
+    return [*BASE, SPOS, own]
+
+
+@of_kind("algorithms", "child", "sharing", "spaces")
+def test_two_steps(path: Path) -> None:
+    two_steps(stack(path))
+
+
+@of_kind("tricks")
+def test_tricks_act_within_two_steps(path: Path) -> None:
+    run = two_steps(stack(path))
+    (trick,) = run.tricks
+    assert trick.name == path.stem
+    assert trick.acts > 0 or trick.after_training
+    assert trick.calibration() is not None or not trick.after_training
+
+
+@of_kind("spaces")
+def test_darts_takes_two_steps_in_every_space(path: Path) -> None:
+    run = two_steps([str(path), BASE[1], DARTS])
+    assert all(p.grad is not None for p in run.module.policy.parameters())
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[TensorDataModule]], None]:
+    """``drawn(module)`` lets a data set be noise of its own shape and classes; nothing is read."""
+
+    def draw(module: type[TensorDataModule]) -> None:
+        spec, rng = module.description.spec, generator("noise", module.name)
+
+        def images(n: int) -> torch.Tensor:
+            shape = (n, spec.channels, spec.size, spec.size)
+            return torch.randint(256, shape, generator=rng, dtype=torch.uint8)
+
+        def labels(n: int) -> torch.Tensor:
+            return torch.randint(spec.classes, (n,), generator=rng)
+
+        raw = RawImages(images(64), labels(64), images(16), labels(16))
+        monkeypatch.setattr(module, "load", staticmethod(lambda root: raw))
+
+    return draw
+
+
+@of_kind("data")
+def test_data(path: Path, drawn: Callable[[type[TensorDataModule]], None], tmp_path: Path) -> None:
+    """Digits as they are; torchvision's sets as noise of their shape, which needs no download."""
+    changes: dict[str, Any] = {}
+    if path.stem in TORCHVISION:
+        drawn(TORCHVISION[path.stem])
+        changes = {"data.init_args.root": tmp_path}
+    run = two_steps([BASE[0], str(path), SPOS], **changes)
+    assert run.data.name == path.stem
+    assert run.module.spec == type(run.data).description.spec
+    # The recipe spells out the class's own defaults.
+    written = yaml.safe_load(path.read_text())["data"]["init_args"]
+    sizes = tuple(written.get(f"{split}_size") for split in ("train", "search", "validation", "test"))
+    described = type(run.data).description
+    assert (sizes, written["crop_padding"], written["flip"]) == (
+        described.sizes,
+        described.crop_padding,
+        described.flip,
+    )
+
+
+@pytest.mark.skipif(DATA is None, reason="NASTRICKS_DATA is not set: the folder that holds CIFAR-10")
+def test_weight_sharing_64_takes_two_steps_on_cifar10() -> None:
+    files = ["recipes/spaces/weight_sharing_64.yaml", "recipes/data/cifar10.yaml", SPOS]
+    run = two_steps(files, **{"data.init_args.root": DATA})
+    assert run.module.spec.channels == 3
+
+
+@of_kind("loggers")
+def test_loggers_run_offline_and_no_key_reaches_the_run_folder(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_API_KEY", FAKE_KEY)
+    monkeypatch.chdir(tmp_path)
+    try:
+        two_steps([*BASE, SPOS, str(path)], tmp_path / "run")
+    finally:
+        finish()
+    written = [p for p in (tmp_path / "run").rglob("*") if p.is_file()]
+    assert any(p.suffix == ".wandb" for p in written)
+    assert [p for p in written if FAKE_KEY.encode() in p.read_bytes()] == []
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def shrunk(content: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's mapping with the small settings on top of its own."""
+    return {**content, "set": {**(content.get("set") or {}), **SMALL}}
+
+
+@of_kind("search")
+def test_stages(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = yaml.safe_load(path.read_text())
+    content["stages"] = {name: shrunk(stage) for name, stage in content["stages"].items()}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    assert main(["run", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    for stage in content["stages"]:
+        assert f"{stage}: " in told
+        assert (tmp_path / "out" / stage / "result.json").is_file()
+
+
+@of_kind("ablations")
+def test_ablations(path: Path, tmp_path: Path) -> None:
+    """One seed; the seeds and arms that are shipped are counted first."""
+    content = yaml.safe_load(path.read_text())
+    assert content["seeds"] >= 5
+    (tmp_path / "small.yaml").write_text(
+        yaml.safe_dump({**shrunk(content), "seeds": 1, "children": "20"}, sort_keys=False)
+    )
+    assert main(["ablate", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "out")]) == 0
+    described = yaml.safe_load((tmp_path / "out/ablation.yaml").read_text())
+    rows = (tmp_path / "out/results.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[:3] for row in rows] == [[arm, "0", "done"] for arm in described["arms"]]
+    assert len(rows) == {"quickstart": 10, "quickstart_darts": 4}[path.stem]
+
+
+@pytest.mark.parametrize("files", [[*BASE, SPOS], [*BASE, DARTS], [*BASE, "recipes/child/tiny64.yaml"]])
+def test_a_resolved_configuration_round_trips(files: list[str], tmp_path: Path) -> None:
+    every = [f"recipes/tricks/{name}.yaml" for name in tricks() if name != "weight_warmup"]
+    text = dump(resolve([*files, *every]))
+    (tmp_path / "config.yaml").write_text(text)
+    assert dump(resolve([tmp_path / "config.yaml"])) == text
