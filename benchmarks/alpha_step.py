@@ -66,7 +66,6 @@ def alpha_step_tiny64(rounds: int = 40, steps: int = 5) -> Result:
 
 def alpha_step_weight_sharing_64(rounds: int = 6, batch_size: int = 64) -> Result:
     """On weight_sharing_64 and CIFAR-10, at the batch size of DARTS."""
-    images, told = image_arguments()
+    images, told = image_arguments(batch_size, train_size=512)
     files = ["spaces/weight_sharing_64.yaml", "data/cifar10.yaml", "algorithms/darts.yaml"]
-    config = resolve(files, [*CPU, *images, "--data.init_args.batch_size", str(batch_size)])
-    return compare("alpha_step_weight_sharing_64", config, rounds, 1, f"{told}, batch {batch_size}")
+    return compare("alpha_step_weight_sharing_64", resolve(files, [*CPU, *images]), rounds, 1, told)

@@ -53,7 +53,7 @@ class BareLoop:
             self.optimizer.param_groups[0]["lr"] = self.base_rate * (1 + math.cos(math.pi * part)) / 2
             self.optimizer.zero_grad(set_to_none=True)
             loss = F.cross_entropy(self.network(batch.images, self.paths[step]), batch.labels)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
 
 
@@ -91,12 +91,19 @@ class RandomImages(CIFAR10):
         return RawImages(images[:2048], labels[:2048], images[2048:], labels[2048:])
 
 
-def image_arguments() -> tuple[list[str], str]:
-    """Overrides that read CIFAR-10 from $NASTRICKS_DATA, or random images where it is not there; and which it is."""
+def image_arguments(batch_size: int, train_size: int) -> tuple[list[str], str]:
+    """Overrides that read CIFAR-10 from $NASTRICKS_DATA, or random images where it is not there; and which it is.
+
+    The splits are short, so that the random images can fill them; `train_size` is at most 1,024.
+    """
     root = Path(os.environ.get("NASTRICKS_DATA", "data"))
-    if (root / "cifar-10-batches-py").is_dir():
-        return ["--data.init_args.root", str(root)], "CIFAR-10"
-    return ["--data.class_path", f"{__name__}.RandomImages"], "random images of CIFAR-10's shape"
+    found = (root / "cifar-10-batches-py").is_dir()
+    # The class comes first: it is the one that takes the arguments after it.
+    chosen = ["--data.init_args.root", str(root)] if found else ["--data.class_path", f"{__name__}.RandomImages"]
+    sizes = {"batch_size": batch_size, "train_size": train_size, "search_size": 512, "validation_size": 256}
+    chosen += [part for key, value in sizes.items() for part in (f"--data.init_args.{key}", str(value))]
+    what = "CIFAR-10" if found else "random images of CIFAR-10's shape"
+    return chosen, f"{what}, batch {batch_size}"
 
 
 def compare(name: str, config: Namespace, fits: int, target: float, what: str) -> Result:
@@ -138,15 +145,6 @@ def step_tiny64(epochs: int = 40, fits: int = 5) -> Result:
 
 def step_weight_sharing_64(epochs: int = 12, fits: int = 1, batch_size: int = 256) -> Result:
     """A step of SPOS on weight_sharing_64 and CIFAR-10, two steps an epoch; `epochs` at least 2."""
-    images, told = image_arguments()
-    sizes = {"batch_size": batch_size, "train_size": STEPS_PER_EPOCH_64 * batch_size}
-    overrides = [part for key, value in sizes.items() for part in (f"--data.init_args.{key}", str(value))]
-    # The class of the data comes first: it is the one that takes the arguments.
-    overrides += [*_short_splits(), "--trainer.max_epochs", str(epochs)]
-    config = _spos("weight_sharing_64", "cifar10", [*images, *overrides])
-    return compare("step_weight_sharing_64", config, fits, target=1.03, what=f"{told}, batch {batch_size}")
-
-
-def _short_splits() -> list[str]:
-    """Splits that the random images can fill."""
-    return ["--data.init_args.search_size", "512", "--data.init_args.validation_size", "256"]
+    images, told = image_arguments(batch_size, STEPS_PER_EPOCH_64 * batch_size)
+    config = _spos("weight_sharing_64", "cifar10", [*images, "--trainer.max_epochs", str(epochs)])
+    return compare("step_weight_sharing_64", config, fits, target=1.03, what=told)

@@ -135,7 +135,7 @@ def space_and_spec(files: Sequence[str | Path], overrides: Sequence[str] = ()) -
         config = _space_parser().parse_args([*args, *overrides])
     except ArgumentError as error:
         raise refused(error) from error
-    made = _space_parser().instantiate_classes(config)
+    made = _space_parser().instantiate(config)
     return made.space, None if made.get("data") is None else made.data.spec
 
 
@@ -231,7 +231,7 @@ def dump(config: Namespace) -> str:
     clean = config.clone()
     for key in ("config", "out", "ckpt_path", "verbose", "weights_only"):
         clean.pop(key, None)
-    return parser().dump(clean, skip_none=False)
+    return parser().dump(clean, skip_unset=False)
 
 
 @dataclass
@@ -268,7 +268,7 @@ def build(config: Namespace, out: Path | None, *, quiet: bool = False, tracked: 
     `quiet` shows no progress bar; `tracked` names the place of the run in an ablation for the loggers.
     """
     try:
-        made = parser().instantiate_classes(_without_fit_arguments(config))
+        made = parser().instantiate(_without_fit_arguments(config))
     except ValueError as error:
         raise refused(error) from error
     return assemble(config, made, out, quiet=quiet, tracked=tracked)
@@ -314,15 +314,18 @@ class RecipeCLI(LightningCLI):
     """``nastricks fit|validate|test``: LightningCLI on a recipe, into a run folder."""
 
     def __init__(self, args: list[str]) -> None:
-        sys.argv = [sys.argv[0]]  # LightningCLI warns where both are given
-        super().__init__(
-            args=args,
-            parser_class=RecipeParser,
-            save_config_callback=None,  # RunFolder saves it, into the run's own folder
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            seed_everything_default=0,
-        )
+        before = sys.argv
+        sys.argv = [before[0], *args]  # what Lightning types again to start the other processes of a DDP run
+        try:
+            super().__init__(
+                parser_class=RecipeParser,
+                save_config_callback=None,  # RunFolder saves it, into the run's own folder
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                seed_everything_default=0,
+            )
+        finally:
+            sys.argv = before
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -351,7 +354,7 @@ class RecipeCLI(LightningCLI):
         if config.get("ckpt_path") is not None:
             load_checkpoint(config.ckpt_path)  # refuses what is missing, foreign, or would run code
         try:
-            self.config_init = self.parser.instantiate_classes(self.config)
+            self.config_init = self.parser.instantiate(self.config)
         except ValueError as error:
             raise refused(error) from error
         made = self.config_init[self.subcommand]

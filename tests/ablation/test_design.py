@@ -19,7 +19,7 @@ def read(tmp_path: Path) -> Read:
 
     def reads(**content: Any) -> Design:
         path = tmp_path / "mine.yaml"
-        path.write_text(yaml.safe_dump({"stack": ["a.yaml"], "seeds": 2, **content}))
+        path.write_text(yaml.safe_dump({"stack": ["a.yaml"], "seeds": 2, **content}, sort_keys=False))
         return read_design(path)
 
     return reads

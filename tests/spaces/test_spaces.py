@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare, kendalltau
+from scipy.stats import chisquare
 from torch import nn
 
 from nastricks.data import ImageSpec
@@ -244,9 +244,9 @@ def test_parameter_counts_of_weight_sharing_64_rank_as_published() -> None:
     params = np.array([space.cost(a, spec).params for a in everything], dtype=float)
     table = load_table(Path(os.environ["NASTRICKS_DATA"]) / "tables" / "weight_sharing_64_cifar10.csv", space.parse)
     truth = table.truth([space.format(a) for a in everything])
-    rng = np.random.default_rng(0)
-    taus = [kendalltau(params + rng.uniform(0, 0.5, 64), truth).statistic for _ in range(2000)]
-    assert np.mean(taus) == pytest.approx(0.650, abs=0.005)
+    # A tie broken at random is right as often as wrong, so the expectation counts it as nothing: tau-a.
+    agreements = np.sign(params[:, None] - params) * np.sign(truth[:, None] - truth)
+    assert agreements.sum() / (64 * 63) == pytest.approx(0.650, abs=0.005)
 
 
 # tiny64's networks that are the same when trained alone.

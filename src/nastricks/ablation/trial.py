@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ def _judged(training: Training, arm: str, leader: str, run: Run, training_second
         "status": "done",
         "seconds": training_seconds + watch.seconds(),
         "peak_memory_mb": peak_memory_mb(),
-        "metrics": {**metrics, **_last_of_training(run)},
+        "metrics": {**metrics, **_last_of_training(run, trial_folder(training.folder, leader, training.seed))},
         "baselines": ranking.baselines if ranking else {},
         "noise_ceiling": ranking.ceiling if ranking else None,
         "derived": ranking.derived if ranking else None,
@@ -138,12 +139,14 @@ def child_metrics(run: Run, calibration: Calibration | None) -> dict[str, float]
     return {"accuracy": scored[architecture].accuracy, "loss": scored[architecture].loss}
 
 
-def _last_of_training(run: Run) -> dict[str, float]:
-    """What the training logged last, such as train/loss."""
+def _last_of_training(run: Run, leader: Path) -> dict[str, float]:
+    """What the training logged last, such as train/loss; from the leader's file where it was only repeated."""
     for logger in run.trainer.loggers:
         if isinstance(logger, MetricsFile):
             return logger.last()
-    return {}
+    written = MetricsFile(leader)
+    written.resume_at(sys.maxsize)
+    return written.last()
 
 
 def _failed(training: Training, arm: str, leader: str, error: Exception, seconds: float) -> dict[str, Any]:

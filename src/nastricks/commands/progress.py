@@ -14,6 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from nastricks.errors import InputError
+
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[tuple[Progress, TaskID]]:
@@ -27,4 +29,8 @@ def progress(label: str, total: int) -> Iterator[tuple[Progress, TaskID]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield bar, bar.add_task(label, total=total)
+        try:
+            yield bar, bar.add_task(label, total=total)
+        except InputError:
+            bar.live.transient = True  # where stderr is no terminal, the sentence stands alone
+            raise

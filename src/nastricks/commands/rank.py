@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -142,6 +143,9 @@ def _rank_scores(arguments: argparse.Namespace) -> int:
         )
     if frame["architecture"].duplicated().any():
         raise InputError(f"{path} scores {frame['architecture'][frame['architecture'].duplicated()].iloc[0]!r} twice")
+    bad = frame["architecture"][~np.isfinite(frame[column].to_numpy(dtype=float))]
+    if len(bad):
+        raise InputError(f"{path} gives {bad.iloc[0]!r} no {column} that is a number: score it, or remove its row")
     table = load_table(arguments.table)
     truth = table.truth(frame["architecture"].tolist())
     metrics = ranking_metrics(frame[column], truth)

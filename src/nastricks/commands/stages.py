@@ -73,7 +73,7 @@ def _stage(stage: str, settings: Mapping[str, Any], folder: Path) -> list[tuple[
     overrides = _overrides(settings)
     if "architecture_of" in settings:
         architecture = json.loads((folder / settings["architecture_of"] / "result.json").read_text())["derived"]
-        overrides.append(f"--model.init_args.architecture={json.dumps(architecture)}")
+        overrides.append(f"--model.init_args.architecture={architecture}")
     if "weights_of" in settings:
         overrides.append(f"--model.init_args.weights={folder / settings['weights_of']}")
     config = resolve(settings["stack"], overrides)

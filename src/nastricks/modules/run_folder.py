@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,9 @@ def load_checkpoint(where: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}: give a run folder that `nastricks fit` finished, or a .ckpt file")
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch wonders about foreign pickles before it refuses them
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path} is no checkpoint that can be read without running code: {reason[:200]}") from error

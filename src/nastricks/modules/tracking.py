@@ -62,6 +62,7 @@ class WandbTracking:
             save_dir=str(folder),
             config=config,
             mode=mode,
+            settings=wandb.Settings(quiet=True),
             log_model=False,
         )
 
@@ -101,4 +102,4 @@ def finish() -> None:
     """End the W&B run of this process, if there is one."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
-        wandb.finish(quiet=True)
+        wandb.finish()

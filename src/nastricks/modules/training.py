@@ -7,6 +7,7 @@ The optimisation is manual: several sets of gates, second passes and the policy'
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,6 +19,8 @@ from torch.optim import Optimizer
 from nastricks.data.batch import Batch, ImageSpec
 from nastricks.errors import InputError
 from nastricks.estimators import Estimator
+from nastricks.modules.epoch_sums import EpochSums
+from nastricks.modules.leaf_gates import LeafGates
 from nastricks.modules.normalisation import batch_norms, frozen_statistics
 from nastricks.modules.schedule import Constant, Schedule
 from nastricks.modules.step import TrainingStep
@@ -91,9 +94,17 @@ class TrainingModule(pl.LightningModule):
         self.tricks: list[Trick] = []
         self.operated: set[str] = set()  # names of the tricks whose surgery is done
         self._points: dict[str, list[Trick]] = {}
-        self._sums: Tensor | None = None
+        self._sums = EpochSums()
         self._epoch_saved: int | None = None
         self._norms = batch_norms(self.networks)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the hook that runs some thirty times a step; torch would ask each time whether the name is a
+        # parameter, which costs several per cent of a small network's step.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     # Set-up.
 
@@ -157,21 +168,22 @@ class TrainingModule(pl.LightningModule):
         loss, correct = self._update_weights(step, joined)
         if learns and estimator is not None and estimator.order != "before":
             self._update_policy(estimator, step, rest)
-        self._note(loss, correct, len(batch))
+        self._sums.add(loss, correct, len(batch))
         self.steps_seen += 1
 
     def _update_weights(self, step: TrainingStep, joined: bool) -> tuple[Tensor, Tensor]:
         now, batch = step.moment, step.train
         with torch.set_grad_enabled(joined):
             gate_sets = self.policy.propose(now)
+        if not gate_sets:
+            raise InputError(f"{type(self.policy).__name__} proposed no gates: a step needs at least one set")
+        leaves = LeafGates(gate_sets) if joined else None
         correct: list[Tensor] = []
 
         def compute() -> Tensor:
             step.weight_optimizer.zero_grad(set_to_none=True)
-            if joined:
-                self.policy.zero_grad(set_to_none=True)
             hits: list[Tensor] = []
-            loss = self._accumulate(gate_sets, batch, now, hits)
+            loss = self._accumulate(gate_sets if leaves is None else leaves.renewed(), batch, now, hits)
             if not correct:  # the accuracy noted is that of the first pass
                 correct.extend(hits)
             return loss
@@ -180,6 +192,9 @@ class TrainingModule(pl.LightningModule):
         for trick in self._at("around_gradients"):
             wrapped = trick.around_gradients(wrapped, self, now)
         loss = wrapped()
+        if leaves is not None:
+            self.policy.zero_grad(set_to_none=True)
+            leaves.backward()
         if self.gradient_clip_val is not None:
             torch.nn.utils.clip_grad_norm_(self.networks.parameters(), self.gradient_clip_val)
         # Lightning's wrapper counts the step; the policy's optimizer is stepped without it, so that
@@ -190,7 +205,7 @@ class TrainingModule(pl.LightningModule):
 
     def _accumulate(self, gate_sets: Sequence[Gates], batch: Batch, now: Moment, correct: list[Tensor]) -> Tensor:
         """Add up the gradients of every set of gates and micro-batch; the mean loss () over sets."""
-        total: Tensor | None = None
+        total = torch.zeros((), device=now.device)
         for number, part in enumerate(batch.chunks(self.micro_batches) if self.micro_batches > 1 else (batch,)):
             first_logits: Tensor | None = None
             for gate_set, proposed in enumerate(gate_sets):
@@ -204,12 +219,9 @@ class TrainingModule(pl.LightningModule):
                     loss = trick.on_loss(loss, Forward(logits, part, gates, first_logits), at)
                 share = len(part) / len(batch)
                 self.manual_backward(loss if share == 1.0 else loss * share)
-                seen = loss.detach() * share
-                total = seen if total is None else total + seen
+                total = total + loss.detach() * share
                 if gate_set == 0:
                     correct.append((logits.detach().argmax(1) == part.labels).sum())
-        if total is None:
-            raise InputError(f"{type(self.policy).__name__} proposed no gates: a step needs at least one set")
         return total / len(gate_sets)
 
     def _update_policy(self, estimator: Estimator, step: TrainingStep, optimizers: Sequence[Optimizer]) -> None:
@@ -241,7 +253,7 @@ class TrainingModule(pl.LightningModule):
         target = batch.labels if batch.targets is None else batch.targets
         return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
 
-    def frozen_statistics(self) -> Any:
+    def frozen_statistics(self) -> AbstractContextManager[None]:
         """Context in which passes in train mode leave the BN buffers alone."""
         return frozen_statistics(self._norms)
 
@@ -269,24 +281,14 @@ class TrainingModule(pl.LightningModule):
 
     # What is logged and kept.
 
-    def _note(self, loss: Tensor, correct: Tensor, samples: int) -> None:
-        """Add up loss, hits and samples on the device; nothing waits for it until the epoch ends."""
-        if self._sums is None or self._sums.device != loss.device:
-            self._sums = torch.zeros(3, device=loss.device, dtype=torch.float64)
-        self._sums += torch.stack([loss.double() * samples, correct.double(), loss.new_tensor(samples).double()])
-
     def epoch_metrics(self) -> dict[str, float]:
         """Mean loss and accuracy of the epoch so far and the learning rate; starts the next epoch's sums."""
-        if self._sums is None:
-            return {}
-        loss, correct, samples = self._sums.tolist()
-        self._sums.zero_()
-        if samples == 0:  # read a second time
+        metrics = self._sums.take(lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"))
+        if not metrics:
             return {}
         optimizers = self.optimizers(use_pl_optimizer=False)
         first = optimizers[0] if isinstance(optimizers, list) else optimizers
-        rate = first.param_groups[0]["lr"]
-        return {"train/loss": loss / samples, "train/accuracy": correct / samples, "learning_rate": rate}
+        return {**metrics, "learning_rate": first.param_groups[0]["lr"]}
 
     def log_epoch(self, epoch: int) -> None:
         """Log the epoch's row, once: a second call before the next step logs nothing."""
@@ -303,11 +305,10 @@ class TrainingModule(pl.LightningModule):
         self.log_epoch(self.current_epoch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        sums = None if self._sums is None else self._sums.tolist()
         checkpoint["nastricks"] = {
             "steps_seen": self.steps_seen,
             "epoch": self.current_epoch,
-            "sums": sums,
+            "sums": self._sums.state(),
             "space": self.space.name,
             "architectures": len(self.space),
         }
@@ -319,4 +320,4 @@ class TrainingModule(pl.LightningModule):
         if own["space"] != self.space.name:
             raise InputError(f"the checkpoint is of space {own['space']}, this run is of {self.space.name}")
         self.steps_seen, self._epoch_saved = own["steps_seen"], own.get("epoch")
-        self._sums = None if own["sums"] is None else torch.tensor(own["sums"], dtype=torch.float64, device=self.device)
+        self._sums.restore(own["sums"])

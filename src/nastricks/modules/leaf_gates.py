@@ -1,0 +1,46 @@
+"""Gates cut off from the policy, so that many backward passes can run before one through the policy.
+
+A one-level algorithm teaches the policy by the weights' own backward pass. Several sets of gates, micro-batches and
+second passes would each run through the policy's graph, which torch frees after the first. The weights of the gates
+are therefore leaves that collect gradients, and are handed through the policy's graph once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from nastricks.spaces import Gates
+
+
+class LeafGates:
+    """The leaves of proposed gates.
+
+    Args:
+        proposed: Sets of gates whose weights are differentiable in the policy's parameters.
+    """
+
+    def __init__(self, proposed: Sequence[Gates]) -> None:
+        self._proposed = proposed
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+
+    def renewed(self) -> list[Gates]:
+        """The gates with fresh leaves: a second pass starts without the first one's gradients."""
+        self._pairs = []
+        return [
+            {n: replace(g, weights=self._leaf(g.weights), bypass=self._leaf(g.bypass)) for n, g in gates.items()}
+            for gates in self._proposed
+        ]
+
+    def _leaf(self, tensor: Tensor | None) -> Tensor | None:
+        if tensor is None or not tensor.requires_grad:
+            return tensor
+        leaf = tensor.detach().requires_grad_()
+        self._pairs.append((tensor, leaf))
+        return leaf
+
+    def backward(self) -> None:
+        """Hand what the leaves collected to the policy's parameters."""
+        used = [(tensor, leaf.grad) for tensor, leaf in self._pairs if leaf.grad is not None]
+        torch.autograd.backward([tensor for tensor, _ in used], [gradient for _, gradient in used])
