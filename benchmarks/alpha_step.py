@@ -11,7 +11,8 @@ from benchmarks.measure import CPU, Result, alternate, compared, ratios
 from benchmarks.training_step import image_arguments
 from nastricks.estimators import Estimator, FirstOrder, Step
 from nastricks.modules.step import TrainingStep
-from nastricks.recipe import build, resolve
+from nastricks.recipe import resolve
+from nastricks.run import build
 
 
 class IntoWeights(Estimator):

@@ -17,7 +17,8 @@ from benchmarks.measure import CPU, Result
 from nastricks.ablation import trial
 from nastricks.ablation.trial import Training, run_training
 from nastricks.ranking.rank import rank
-from nastricks.recipe import Run, build, resolve
+from nastricks.recipe import resolve
+from nastricks.run import Run, build
 
 
 class Marks(pl.Callback):

@@ -2,7 +2,8 @@
 
 from benchmarks.measure import CPU, Result, alternate, compared, ratios
 from nastricks.ranking.evaluate import score_children
-from nastricks.recipe import build, resolve
+from nastricks.recipe import resolve
+from nastricks.run import build
 from nastricks.spaces import Architecture
 
 SAME = 1e-5  # the largest difference between the two ways that is rounding

@@ -22,8 +22,9 @@ from torch.nn import functional as F
 
 from benchmarks.measure import CPU, Clock, Result, compared, ratios
 from nastricks.data import CIFAR10, Description, ImageSpec, RawImages
-from nastricks.recipe import build, resolve
+from nastricks.recipe import resolve
 from nastricks.rng import generator
+from nastricks.run import build
 
 STEPS_PER_EPOCH_64 = 2  # a step takes about a second there, so pairs are taken often
 

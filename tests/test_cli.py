@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import pytorch_lightning as pl
+import torch
 import yaml
 
 from nastricks.cli import main
@@ -105,7 +106,11 @@ def test_fit_leaves_a_run_folder(trained: list[Path]) -> None:
         assert config["tricks"]["bn_calibration"] is not None
         assert config["data"]["init_args"]["train_size"] == 64
     checkpoints = [load_checkpoint(run)["state_dict"] for run in trained]
-    assert any(not bool((checkpoints[0][key] == checkpoints[1][key]).all()) for key in checkpoints[0])
+    assert any(
+        not torch.equal(checkpoints[0][key], checkpoints[1][key])
+        for key in checkpoints[0]
+        if key.startswith("networks.")
+    )
 
 
 def test_later_files_and_keys_win_trick_by_trick(told: Told) -> None:
@@ -122,7 +127,7 @@ def test_a_saved_configuration_trains_the_same_run(told: Told, trained: list[Pat
     told("fit", "-c", str(trained[1] / "config.yaml"), "--out", "again")
     assert Path("again/metrics.csv").read_bytes() == (trained[1] / "metrics.csv").read_bytes()
     first, second = load_checkpoint("again")["state_dict"], load_checkpoint(trained[1])["state_dict"]
-    assert all(bool((first[key] == second[key]).all()) for key in second if key != "policy._extra_state")
+    assert all(torch.equal(first[key], second[key]) for key in second if key.startswith("networks."))
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])
@@ -139,7 +144,7 @@ def test_a_child_starts_from_a_supernets_weights(told: Told, trained: list[Path]
     child, supernet = load_checkpoint("child")["state_dict"], load_checkpoint(trained[0])["state_dict"]
     parameters = [k for k in child if k.startswith("networks.") and k.endswith("weight")]
     assert parameters
-    assert all(bool((child[key] == supernet[key]).all()) for key in parameters)
+    assert all(torch.equal(child[key], supernet[key]) for key in parameters)
 
 
 # rank, derive.
@@ -183,12 +188,14 @@ def test_scores_made_anywhere(told: Told) -> None:
     table = shipped_table("tiny64", "digits")
     assert table is not None
     truth = load_table(table)
+    best = kendall_tau(truth.mean, truth.mean)  # a little below 1: equal accuracies are no agreement
+    assert best > 0.95
     for sign in (1, -1):
         frame = pd.DataFrame({"architecture": truth.architectures, "score": sign * truth.mean})
         frame.to_csv("scores.csv", index=False)
         printed = told("rank", "--scores", "scores.csv", "--table", str(table), "--out", f"out{sign}")
         (line,) = (line for line in printed.splitlines() if " gt_tau " in line)
-        assert f"{sign:.3f}" in line
+        assert f"{sign * best:.3f}" in line
     assert len(ranking(Path("out1/ranking.csv"))) == 64
 
 
@@ -263,26 +270,31 @@ def stages(**more: Any) -> str:
     return "stages.yaml"
 
 
+def results(printed: str) -> list[str]:
+    """What was told of each stage, without the progress bars."""
+    return [line for line in printed.splitlines() if line.startswith(("supernet: ", "child: "))]
+
+
 def test_stages_run_once_and_continue(told: Told, fits: list[int]) -> None:
-    printed = told("run", stages(), "--out", "out")
+    printed = results(told("run", stages(), "--out", "out"))
     assert len(fits) == 2
     derived = json.loads(Path("out/supernet/result.json").read_text())["derived"]
-    assert f"supernet: derived {derived}" in printed
-    assert "child: accuracy 0." in printed
+    assert printed[0] == f"supernet: derived {derived}"
+    assert printed[1].startswith("child: accuracy 0.")
     assert yaml.safe_load(Path("out/child/config.yaml").read_text())["model"]["init_args"]["architecture"] == derived
     assert Path("out/supernet/derived.svg").is_file()
     result = Path("out/child/result.json").read_bytes()
     # Again: nothing is trained, the same is told.
-    assert told("run", stages(), "--out", "out") == printed
+    assert results(told("run", stages(), "--out", "out")) == printed
     assert len(fits) == 2
     # A stage that was deleted is trained again, from the one before it, with the same result.
     shutil.rmtree("out/child")
-    assert told("run", stages(), "--out", "out") == printed
+    assert results(told("run", stages(), "--out", "out")) == printed
     assert len(fits) == 3
     assert Path("out/child/result.json").read_bytes() == result
     # One that was killed after its training goes on from its checkpoint.
     Path("out/child/result.json").unlink()
-    assert told("run", stages(), "--out", "out") == printed
+    assert results(told("run", stages(), "--out", "out")) == printed
     assert Path("out/child/result.json").read_bytes() == result
     # Other settings do not mix with what is there.
     told("run", stages(set={**SMALL, "seed_everything": 1}), "--out", "out", code=2)

@@ -14,7 +14,7 @@ FLOORS = (
     ("policies", "sharing"),
     ("estimators", "derivations"),
     ("modules",),
-    ("recipe",),
+    ("recipe", "run"),
     ("ranking",),
     ("search",),
     ("ablation",),

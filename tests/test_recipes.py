@@ -15,8 +15,9 @@ from nastricks.commands.listing import KINDS_OF_RECIPES
 from nastricks.data import CIFAR10, CIFAR100, MNIST, FashionMNIST, RawImages, TensorDataModule
 from nastricks.modules.registry import tricks
 from nastricks.modules.tracking import finish
-from nastricks.recipe import Run, build, dump, resolve
+from nastricks.recipe import dump, resolve
 from nastricks.rng import generator
+from nastricks.run import Run, build
 
 # Lightning 2.6 calls the parser by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")

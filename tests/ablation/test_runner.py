@@ -303,7 +303,8 @@ def test_kill_9_then_the_same_command_equals_the_uninterrupted_run(straight: Pat
     assert_same(out, straight)
 
 
-def test_two_ray_workers_equal_this_process(straight: Path, tmp_path: Path) -> None:
+def test_two_ray_workers_equal_this_process(straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'nastricks[ray]'")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else they wait for every other test
     ablate(write(tmp_path), tmp_path / "out", RayWorkers(2))
     assert_same(tmp_path / "out", straight)

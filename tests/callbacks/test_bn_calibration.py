@@ -13,8 +13,8 @@ from nastricks.data.batch import Batch, ImageSpec
 from nastricks.errors import InputError
 from nastricks.modules.normalisation import batch_norms, cumulative_statistics
 from nastricks.ranking.evaluate import score_children
-from nastricks.recipe import Run
 from nastricks.rng import forked_rng
+from nastricks.run import Run
 from nastricks.spaces import Network, Tiny64
 
 pytestmark = [

@@ -9,7 +9,7 @@ from nastricks.callbacks.cutout import Cutout
 from nastricks.data.batch import Batch
 from nastricks.errors import InputError
 from nastricks.moment import Moment
-from nastricks.recipe import Run
+from nastricks.run import Run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),

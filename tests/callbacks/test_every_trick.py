@@ -19,7 +19,8 @@ from nastricks.modules import Trick
 from nastricks.modules.proof import Observer, prove
 from nastricks.modules.registry import tricks
 from nastricks.modules.run_folder import LAST, load_checkpoint
-from nastricks.recipe import Run, dump, resolve
+from nastricks.recipe import dump, resolve
+from nastricks.run import Run
 
 # Lightning 2.6.6 asks torch's pytrees in a way that torch 2.15 deprecates.
 pytestmark = [

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nastricks.callbacks.ghost_batch_norm import GhostBatchNorm, GhostBatchNorm2d, use_ghost_batch_norm
 from nastricks.errors import InputError
 from nastricks.modules.normalisation import cumulative_statistics, frozen_statistics
-from nastricks.recipe import Run
+from nastricks.run import Run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),

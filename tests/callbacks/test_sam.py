@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nastricks.callbacks.sam import SAM, ascent
 from nastricks.errors import InputError
 from nastricks.moment import Moment
-from nastricks.recipe import Run
+from nastricks.run import Run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from nastricks.callbacks.sgdr import SGDR, part_of_cycle
 from nastricks.errors import InputError
 from nastricks.moment import Moment
-from nastricks.recipe import Run
+from nastricks.run import Run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),

@@ -10,7 +10,7 @@ import torch
 from nastricks.callbacks.weight_warmup import WeightWarmup
 from nastricks.errors import InputError
 from nastricks.modules import TrainingModule
-from nastricks.recipe import Run
+from nastricks.run import Run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from jsonargparse import Namespace
 
-from nastricks.recipe import Run, build, resolve
+from nastricks.recipe import resolve
+from nastricks.run import Run, build
 
 BASE = ("recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml")
 STACKS = {

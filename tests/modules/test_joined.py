@@ -7,7 +7,8 @@ import torch
 
 from nastricks.estimators import Estimator, Step
 from nastricks.modules import SupernetModule
-from nastricks.recipe import build, resolve
+from nastricks.recipe import resolve
+from nastricks.run import build
 
 STACK = ["spaces/tiny64.yaml", "data/digits.yaml", "algorithms/darts.yaml"]
 

@@ -25,7 +25,7 @@ from nastricks.modules.proof import (
 )
 from nastricks.modules.trick import Change, Compute
 from nastricks.moment import Moment
-from nastricks.recipe import Run
+from nastricks.run import Run
 from nastricks.spaces import Gate, Tiny64
 
 pytestmark = [

@@ -14,7 +14,8 @@ from nastricks.modules import TrainingModule
 from nastricks.modules.normalisation import batch_norms, statistics
 from nastricks.modules.run_folder import LAST, load_checkpoint
 from nastricks.modules.step import TrainingStep
-from nastricks.recipe import Run, build, resolve
+from nastricks.recipe import resolve
+from nastricks.run import Run, build
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),

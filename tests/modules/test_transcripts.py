@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from nastricks.modules.normalisation import batch_norms
 from nastricks.policies import Softmax
-from nastricks.recipe import Run
+from nastricks.run import Run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),

@@ -65,6 +65,7 @@ def test_ray_workers_persist_and_are_replaced_when_they_die(
     mortal: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'nastricks[ray]'")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else they wait for every other test
     monkeypatch.setattr("nastricks.search.engine.ATTEMPTS", 2)  # each death costs the start of a worker
     tasks = ["0 a", "0 b", "2 dies always", "0 c"]
     results = dict(RayWorkers(1).run(mortal, tasks))

@@ -23,7 +23,8 @@ from nastricks.modules import SupernetModule
 from nastricks.modules.registry import tricks as all_tricks
 from nastricks.ranking.metrics import ranking_metrics_by_accuracy_and_loss
 from nastricks.ranking.rank import find_table, picked
-from nastricks.recipe import build, dump, locate, resolve
+from nastricks.recipe import dump, locate, resolve
+from nastricks.run import build
 from nastricks.search.engine import Engine, Lost
 
 TRIAL_COLUMNS = ("arm", "seed", "status", "seconds", "peak_memory_mb")
@@ -163,8 +164,8 @@ def run_ablation(
 
 
 def _record_lost(training: Training, arm: str, lost: Lost) -> None:
-    empty: dict[str, Any] = {"seconds": None, "peak_memory_mb": None, "metrics": {}, "baselines": {}, "noise_ceiling": None}
-    result = {"arm": arm, "seed": training.seed, "status": "failed", **empty, "error": lost.reason}
+    """A trial whose workers died: failed, with nothing measured."""
+    result = {"arm": arm, "seed": training.seed, "status": "failed", "error": lost.reason, "metrics": {}}
     write_json(trial_folder(training.folder, arm, training.seed) / "result.json", result)
 
 

@@ -21,7 +21,8 @@ from nastricks.modules.run_folder import MetricsFile
 from nastricks.modules.tracking import Tracked, finish, track_results
 from nastricks.ranking.evaluate import score_children
 from nastricks.ranking.rank import Ranking, cost, find_table, picked, rank
-from nastricks.recipe import Run, build, dump, with_seed
+from nastricks.recipe import dump, with_seed
+from nastricks.run import Run, build
 from nastricks.search.engine import Stopwatch
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from nastricks.commands.progress import progress
 from nastricks.ranking.baselines import noise_ceiling
 from nastricks.ranking.tables import load_table
-from nastricks.recipe import build, resolve
+from nastricks.recipe import resolve
+from nastricks.run import build
 from nastricks.search.bench import make_table
 from nastricks.search.engine import engine
 

@@ -17,8 +17,9 @@ from nastricks.modules import TrainingModule
 from nastricks.modules.proof import Proof, order_of_tricks, prove
 from nastricks.modules.trick import Calibration
 from nastricks.ranking.evaluate import score_children
-from nastricks.recipe import Run, build, resolve
+from nastricks.recipe import resolve
 from nastricks.rng import generator
+from nastricks.run import Run, build
 
 
 def check(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from nastricks.errors import InputError
 from nastricks.files import write_json, write_text
 from nastricks.modules import SupernetModule
 from nastricks.ranking.rank import scored
-from nastricks.recipe import Run
+from nastricks.run import Run
 from nastricks.spaces import Architecture
 from nastricks.spaces.drawing import draw
 

@@ -4,7 +4,8 @@ import os
 
 from jsonargparse import ArgumentError
 
-from nastricks.recipe import RecipeCLI, check_names, locate, refused
+from nastricks.recipe import check_names, locate, refused
+from nastricks.run import RecipeCLI
 
 
 def fit(arguments: list[str]) -> int:

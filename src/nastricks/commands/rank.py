@@ -19,7 +19,8 @@ from nastricks.ranking.metrics import ranking_metrics, s_tau
 from nastricks.ranking.rank import Ranking, find_table, picked
 from nastricks.ranking.rank import rank as rank_module
 from nastricks.ranking.tables import load_table
-from nastricks.recipe import Run, build, resolve
+from nastricks.recipe import resolve
+from nastricks.run import Run, build
 
 
 def load_run(folder: str | Path) -> Run:

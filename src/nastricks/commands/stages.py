@@ -19,7 +19,8 @@ from nastricks.errors import InputError, unknown
 from nastricks.files import write_json
 from nastricks.modules import SupernetModule
 from nastricks.modules.run_folder import LAST
-from nastricks.recipe import build, dump, read_yaml, resolve
+from nastricks.recipe import dump, read_yaml, resolve
+from nastricks.run import build
 
 KEYS = ("stack", "set", "architecture_of", "weights_of")
 

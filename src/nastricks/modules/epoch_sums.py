@@ -20,7 +20,7 @@ class EpochSums:
         self._sums += torch.stack([loss.double() * samples, hits.double(), loss.new_tensor(samples).double()])
 
     def take(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Mean loss and accuracy over all ranks, which `reduce` sums; {} where nothing was added since the last time."""
+        """Mean loss and accuracy over all ranks, which `reduce` sums; {} where nothing was added since."""
         if self._sums is None:
             return {}
         loss, hits, samples = reduce(self._sums.clone()).tolist()

@@ -38,7 +38,7 @@ POINTS = (
 
 
 class Built(Protocol):
-    """What a configuration builds, as far as the proof needs it (`nastricks.recipe.Run`)."""
+    """What a configuration builds, as far as the proof needs it (`nastricks.run.Run`)."""
 
     @property
     def trainer(self) -> pl.Trainer: ...

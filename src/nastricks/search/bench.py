@@ -15,7 +15,8 @@ from nastricks.files import write_json, write_text
 from nastricks.modules import ChildModule
 from nastricks.ranking.evaluate import score_children
 from nastricks.ranking.tables import Table, write_table
-from nastricks.recipe import build, dump, with_seed
+from nastricks.recipe import dump, with_seed
+from nastricks.run import build
 from nastricks.search.engine import Engine, Lost
 from nastricks.spaces import Space
 
