@@ -1,10 +1,78 @@
-"""Shared test settings: one thread a worker (the networks are tiny), no network, no login."""
+"""Shared test settings: one thread a worker (the networks are tiny), no network, no login; and small runs of whole
+recipes: tiny64 on 128 digits, eight steps in two epochs."""
 
 import os
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
+from jsonargparse import Namespace
+
+from nastricks.recipe import resolve
+from nastricks.run import Run, build
 
 torch.set_num_threads(1)
+
+BASE = ("recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml")
+STACKS = {
+    "spos": (*BASE, "recipes/algorithms/spos.yaml"),
+    "darts": (*BASE, "recipes/algorithms/darts.yaml"),
+    "child": (*BASE, "recipes/child/tiny64.yaml"),
+}
+SMALL = {
+    "data.init_args.train_size": 128,
+    "data.init_args.search_size": 96,
+    "data.init_args.validation_size": 64,
+    "data.init_args.batch_size": 32,
+    "trainer.accelerator": "cpu",
+    "trainer.max_epochs": 2,
+}
+
+Make = Callable[..., Run]
+
+
+@cache
+def small(stack: str, trick: str | None = None, arguments: tuple[tuple[str, Any], ...] = ()) -> Namespace:
+    """The configuration of a small run, with one trick or none."""
+    overrides = [part for key, value in SMALL.items() for part in (f"--{key}", str(value))]
+    overrides += [part for key, value in arguments for part in (f"--tricks.{trick}.{key}", str(value))]
+    return resolve(STACKS[stack], overrides)
+
+
+@pytest.fixture(scope="session")
+def configure() -> Callable[..., Namespace]:
+    """``configure(stack, {trick: arguments}, {key: value})`` -> a configuration."""
+
+    def make(
+        stack: str, tricks: Mapping[str, Mapping[str, Any]] | None = None, changes: Mapping[str, Any] | None = None
+    ) -> Namespace:
+        config = small(stack).clone()
+        for name, arguments in (tricks or {}).items():
+            config.tricks[name] = small(stack, name, tuple(sorted(arguments.items()))).tricks[name].clone()
+        for key, value in (changes or {}).items():
+            config[key] = value
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make(configure: Callable[..., Namespace]) -> Make:
+    """``make(stack, {trick: arguments}, {key: value}, out)`` -> a run that has not started."""
+
+    def built(
+        stack: str,
+        tricks: Mapping[str, Mapping[str, Any]] | None = None,
+        changes: Mapping[str, Any] | None = None,
+        out: Path | None = None,
+    ) -> Run:
+        return build(configure(stack, tricks, changes), out, quiet=True)
+
+    return built

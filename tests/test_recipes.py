@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.Jsonar
 RECIPES = Path(__file__).parent.parent / "recipes"
 FOUND = sorted(RECIPES.rglob("*.yaml"))
 COUNTS = {
-    "ablations": 2,
+    "ablations": 3,
     "algorithms": 2,
     "child": 2,
     "data": 5,
