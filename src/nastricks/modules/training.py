@@ -84,7 +84,7 @@ class TrainingModule(pl.LightningModule):
         self.space, self.spec, self.seed = space, spec, seed
         self.policy, self.sharing, self.estimator = policy, sharing, estimator
         # Channels last is the faster layout for convolutions, on the CPU (a quarter less for tiny64) and on GPUs.
-        self.networks = nn.ModuleList(networks).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.networks = nn.ModuleList(networks).to(memory_format=torch.channels_last)
         self.optimizer_maker, self.policy_optimizer_maker = optimizer, policy_optimizer
         self.schedule = schedule or Constant()
         self.label_smoothing, self.gradient_clip_val = label_smoothing, gradient_clip_val
@@ -206,7 +206,7 @@ class TrainingModule(pl.LightningModule):
 
     def _accumulate(self, gate_sets: Sequence[Gates], batch: Batch, now: Moment, correct: list[Tensor]) -> Tensor:
         """Add up the gradients of every set of gates and micro-batch; the mean loss () over sets."""
-        total = torch.zeros((), device=now.device)
+        total: Tensor | None = None
         for number, part in enumerate(batch.chunks(self.micro_batches) if self.micro_batches > 1 else (batch,)):
             first_logits: Tensor | None = None
             for gate_set, proposed in enumerate(gate_sets):
@@ -218,12 +218,14 @@ class TrainingModule(pl.LightningModule):
                 loss = self.criterion(logits, part)
                 for trick in self._at("on_loss"):
                     loss = trick.on_loss(loss, Forward(logits, part, gates, first_logits), at)
-                share = len(part) / len(batch)
-                self.manual_backward(loss if share == 1.0 else loss * share)
-                total = total + loss.detach() * share
+                if len(part) != len(batch):
+                    loss = loss * (len(part) / len(batch))
+                self.manual_backward(loss)
+                total = loss.detach() if total is None else total + loss.detach()
                 if gate_set == 0:
                     correct.append((logits.detach().argmax(1) == part.labels).sum())
-        return total / len(gate_sets)
+        assert total is not None, "a batch has a part and a step a set of gates"
+        return total / len(gate_sets) if len(gate_sets) > 1 else total
 
     def _update_policy(self, estimator: Estimator, step: TrainingStep, optimizers: Sequence[Optimizer]) -> None:
         if estimator.order != "joined":
