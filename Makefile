@@ -18,8 +18,7 @@ $(VENV)/.ready: requirements.txt pyproject.toml
 	@touch $@
 
 quickstart: setup
-	$(BIN)/nastricks ablate recipes/ablations/quickstart.yaml --workers $(WORKERS)
-	$(BIN)/nastricks ablate recipes/ablations/quickstart_darts.yaml --workers $(WORKERS)
+	$(BIN)/nastricks ablate recipes/ablations/quickstart.yaml recipes/ablations/quickstart_darts.yaml --workers $(WORKERS)
 
 test: setup
 	$(BIN)/python -m pytest

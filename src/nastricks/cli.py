@@ -159,7 +159,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--out", metavar="DIR", help="also write check.json there")
 
     ablate = command("ablate", "ablate:ablate", "run an ablation; the same command continues an interrupted one")
-    ablate.add_argument("file", metavar="FILE")
+    ablate.add_argument("files", nargs="+", metavar="FILE", help="ablations; several share their workers")
     ablate.add_argument("--workers", type=int, default=0, metavar="N", help="Ray workers (default: this process)")
     ablate.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster")
     ablate.add_argument("-c", "--config", action="append", default=[], metavar="FILE", help="stack onto the base")

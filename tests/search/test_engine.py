@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,8 @@ def test_ray_workers_persist_and_are_replaced_when_they_die(
     monkeypatch.setenv("RAY_worker_niceness", "0")  # else they wait for every other test
     monkeypatch.setattr("nastricks.search.engine.ATTEMPTS", 2)  # each death costs the start of a worker
     tasks = ["0 a", "0 b", "2 dies always", "0 c"]
-    results = dict(RayWorkers(1).run(mortal, tasks))
+    with closing(RayWorkers(1)) as workers:
+        results = dict(workers.run(mortal, tasks))
     assert list(results) == tasks  # one worker keeps the order
     lost = results["2 dies always"]
     assert isinstance(lost, Lost)

@@ -260,17 +260,9 @@ def conclude(folder: Path) -> list[str]:
     for name, table in tables.items():
         with written_aside(folder / f"{name}.csv") as aside:
             table.to_csv(aside, index=False, lineterminator="\n")
-    shown = {arm: _in_words(settings) for arm, settings in described["arms"].items()}
-    sentences = answer(alone, crossed if quadruples else None, metrics, shown)
+    sentences = answer(
+        alone, crossed if quadruples else None, metrics, {}
+    )  # the page and ablation.yaml hold the arms' settings
     write_json(folder / "answer.json", sentences)
     write_report(folder)
     return sentences
-
-
-def _in_words(settings: Mapping[str, Any] | None) -> str:
-    """`sam (rho 0.05, adaptive False)`"""
-    told = []
-    for name, value in (settings or {}).items():
-        inner = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
-        told.append(f"{name} ({inner})")
-    return ", ".join(told)

@@ -1,21 +1,32 @@
 """`nastricks ablate` and `nastricks report`."""
 
 import argparse
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from nastricks.ablation.design import read_design
 from nastricks.ablation.runner import conclude, plan, run_ablation
 from nastricks.ablation.trial import Training
 from nastricks.commands.progress import progress
-from nastricks.search.engine import engine
+from nastricks.errors import InputError
+from nastricks.search.engine import Engine, engine
 
 
 def ablate(arguments: argparse.Namespace) -> int:
-    """Run an ablation, or what is missing of it; print the answer in words."""
-    design = read_design(arguments.file)
-    runs = engine(arguments.workers, arguments.ray)
-    planned = plan(design, arguments.file, arguments.config)
-    folder = Path(arguments.out) if arguments.out else Path("runs") / design.name
+    """Run ablations, or what is missing of them; print each one's answer in words."""
+    if arguments.out and len(arguments.files) > 1:
+        raise InputError("--out names the folder of one ablation, and several are given: leave it out")
+    with closing(engine(arguments.workers, arguments.ray)) as runs:
+        for file in arguments.files:
+            _ablate(file, arguments.config, arguments.out, runs)
+    return 0
+
+
+def _ablate(file: str, extra: Sequence[str], out: str | None, runs: Engine) -> None:
+    design = read_design(file)
+    planned = plan(design, file, extra)
+    folder = Path(out) if out else Path("runs") / design.name
     with progress(design.name, len(planned.trainings(folder))) as (bar, number):
 
         def done(training: Training, line: str) -> None:
@@ -25,7 +36,6 @@ def ablate(arguments: argparse.Namespace) -> int:
 
         sentences = run_ablation(planned, folder, runs, done)
     _tell(sentences, folder)
-    return 0
 
 
 def report(arguments: argparse.Namespace) -> int:

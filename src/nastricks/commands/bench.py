@@ -1,6 +1,7 @@
 """`nastricks bench`: a table of ground truth."""
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 
 from nastricks.commands.progress import progress
@@ -15,11 +16,14 @@ from nastricks.search.engine import engine
 def bench(arguments: argparse.Namespace) -> int:
     """Train every child alone, or those that are missing."""
     config = resolve(arguments.config, arguments.overrides)
-    runs = engine(arguments.workers, arguments.ray)
     probe = build(config, None, quiet=True)
     space, data = probe.module.space, probe.data
     folder = Path(arguments.out) if arguments.out else Path("runs") / f"bench-{space.name}-{data.name}"
-    with progress(f"bench {space.name}", len(space) * max(arguments.replicas, 0)) as (bar, number):
+    total = len(space) * max(arguments.replicas, 0)
+    with (
+        closing(engine(arguments.workers, arguments.ray)) as runs,
+        progress(f"bench {space.name}", total) as (bar, number),
+    ):
         path = make_table(config, arguments.replicas, folder, runs, lambda line: bar.advance(number))
     ceiling = noise_ceiling(load_table(path).replicas)
     print(f"table: {path}")

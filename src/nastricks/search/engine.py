@@ -29,7 +29,10 @@ class Lost:
 
 
 class Engine(Protocol):
-    """Runs a function over tasks."""
+    """Runs a function over tasks; workers live until it is closed, over several runs."""
+
+    def close(self) -> None:
+        """End the workers."""
 
     def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[tuple[Task, Result | Lost]]:
         """Yield each task with its result, in the order in which they finish."""
@@ -37,6 +40,9 @@ class Engine(Protocol):
 
 class InProcess:
     """One task after another in this process."""
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
     def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[tuple[Task, Result | Lost]]:
         for task in tasks:
@@ -57,20 +63,26 @@ class RayWorkers:
         if workers < 1:
             raise InputError(f"--workers is {workers}: expected at least 1, or leave it out to run in this process")
         self.workers, self.address = workers, address
+        self._idle: list[Any] = []
+        self._connected = self._started = False
+
+    def close(self) -> None:
+        self._idle = []
+        if self._started:
+            _ray().shutdown()
+        self._connected = self._started = False
 
     def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[tuple[Task, Result | Lost]]:
         ray = _ray()
-        started = self._connect(ray)
-        try:
-            yield from self._spread(ray, function, list(tasks))
-        finally:
-            if started:
-                ray.shutdown()
+        if not self._connected:
+            self._connect(ray)
+        yield from self._spread(ray, function, list(tasks))
 
-    def _connect(self, ray: Any) -> bool:
-        """Start or join Ray; whether it was done here."""
+    def _connect(self, ray: Any) -> None:
+        """Start or join Ray."""
         if ray.is_initialized():
-            return False
+            self._connected = True
+            return
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if self.address is None:
@@ -80,7 +92,7 @@ class RayWorkers:
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(f"no Ray cluster answers at {self.address}: {reason}") from error
-        return True
+        self._connected = self._started = True
 
     def _spread(self, ray: Any, function: Callable[[Any], Any], tasks: list[Any]) -> Iterator[tuple[Any, Any]]:
         gpus = 1 if torch.cuda.is_available() else 0
@@ -91,7 +103,8 @@ class RayWorkers:
 
         waiting = list(enumerate(tasks))
         attempts = dict.fromkeys(range(len(tasks)), 0)
-        idle = [start() for _ in range(min(self.workers, len(tasks)))]
+        idle = self._idle
+        idle += [start() for _ in range(min(self.workers, len(tasks)) - len(idle))]
         busy: dict[Any, tuple[int, Any]] = {}
         while waiting or busy:
             while waiting and idle:
@@ -115,7 +128,7 @@ class RayWorkers:
 
 
 class _Worker:
-    """Lives as long as the engine runs; imports once."""
+    """Lives until the engine is closed; imports once."""
 
     def __init__(self, path: list[str], folder: str) -> None:
         sys.path[:] = list(dict.fromkeys([*path, *sys.path]))
