@@ -220,7 +220,7 @@ def test_ablations(path: Path, tmp_path: Path) -> None:
     described = yaml.safe_load((tmp_path / "out/ablation.yaml").read_text())
     rows = (tmp_path / "out/results.csv").read_text().splitlines()[1:]
     assert [row.split(",")[:3] for row in rows] == [[arm, "0", "done"] for arm in described["arms"]]
-    assert len(rows) == {"quickstart": 10, "quickstart_darts": 4}[path.stem]
+    assert len(rows) == {"quickstart": 10, "quickstart_darts": 4, "spos_tricks": 10}[path.stem]
 
 
 @pytest.mark.parametrize("files", [[*BASE, SPOS], [*BASE, DARTS], [*BASE, "recipes/child/tiny64.yaml"]])

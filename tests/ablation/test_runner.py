@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -306,5 +307,6 @@ def test_kill_9_then_the_same_command_equals_the_uninterrupted_run(straight: Pat
 def test_two_ray_workers_equal_this_process(straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'nastricks[ray]'")
     monkeypatch.setenv("RAY_worker_niceness", "0")  # else they wait for every other test
-    ablate(write(tmp_path), tmp_path / "out", RayWorkers(2))
+    with closing(RayWorkers(2)) as workers:
+        ablate(write(tmp_path), tmp_path / "out", workers)
     assert_same(tmp_path / "out", straight)

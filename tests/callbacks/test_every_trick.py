@@ -57,7 +57,7 @@ SETTINGS: dict[str, Settings] = {
     "weight_warmup": Settings(
         {"epochs": 1},
         {"spos": "UniformPath has no parameters", "child": "Fixed has no parameters"},
-        documented={"fraction": 0.5},
+        documented={"fraction": 0.3},
     ),
 }
 NAMES = sorted(tricks())

@@ -95,8 +95,7 @@ def _rank_run(folder: str, arguments: argparse.Namespace, runs: int) -> Ranking:
 
 
 def _print(ranking: Ranking, title: str) -> None:
-    console = Console()
-    console.print(title, highlight=False, markup=False)
+    print(title)
     if not ranking.metrics:
         print("no table of ground truth for this space and data: give one with --table, or make one with `bench`")
     else:
@@ -104,7 +103,7 @@ def _print(ranking: Ranking, title: str) -> None:
         for name, value in ranking.metrics.items():
             trivial = [ranking.baselines[kind].get(name) for kind in ("params", "flops", "chance")]
             shown.add_row(name, f"{value:.3f}", *("" if v is None else f"{v:.3f}" for v in trivial))
-        console.print(shown)
+        Console().print(shown)
         ceiling = NO_CEILING if ranking.ceiling is None else f"{ranking.ceiling:.3f}, the tau of a perfect ranking"
         print(f"noise ceiling of the table: {ceiling}")
     if ranking.derived is not None:

@@ -80,7 +80,7 @@ class RayWorkers:
 
     def _connect(self, ray: Any) -> None:
         """Start or join Ray."""
-        if ray.is_initialized():
+        if self.address is None and ray.is_initialized():
             self._connected = True
             return
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
