@@ -39,6 +39,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 KEYS = (
     "seed_everything", "space", "data", "model", "tricks", "loggers", "checkpoint", "trainer", "threads", "out",
 )  # fmt: skip
+FIT_KEYS = ("ckpt_path", "verbose", "weights_only")  # of Trainer.fit, not of a recipe
 
 
 class RecipeParser(LightningArgumentParser):
@@ -163,7 +164,7 @@ def check_names(args: Sequence[str]) -> None:
                 if name not in known:
                     raise unknown("trick", name, known)
             for key in content:
-                if key not in (*KEYS, "ckpt_path", "verbose", "weights_only"):
+                if key not in (*KEYS, *FIT_KEYS):
                     raise unknown(f"key of {args[position + 1]}", key, KEYS)
 
 
@@ -222,6 +223,6 @@ def with_seed(config: Namespace, seed: int) -> Namespace:
 def dump(config: Namespace) -> str:
     """The text of a resolved configuration; parsing it again gives the same one."""
     clean = config.clone()
-    for key in ("config", "out", "ckpt_path", "verbose", "weights_only"):
+    for key in ("config", "out", *FIT_KEYS):
         clean.pop(key, None)
     return parser().dump(clean, skip_unset=False, skip_validation=True)  # it was validated when it was parsed

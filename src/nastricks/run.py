@@ -22,7 +22,7 @@ from nastricks.modules import TrainingModule, Trick
 from nastricks.modules.run_folder import LAST, MetricsFile, RunFolder, load_checkpoint
 from nastricks.modules.tracking import Tracked
 from nastricks.modules.trick import in_order
-from nastricks.recipe import RecipeParser, add_arguments, dump, parser, refused
+from nastricks.recipe import FIT_KEYS, RecipeParser, add_arguments, dump, parser, refused
 
 
 @dataclass
@@ -67,7 +67,7 @@ def build(config: Namespace, out: Path | None, *, quiet: bool = False, tracked: 
 
 def _without_fit_arguments(config: Namespace) -> Namespace:
     clean = config.clone()
-    for key in ("config", "ckpt_path", "verbose", "weights_only"):
+    for key in ("config", *FIT_KEYS):
         clean.pop(key, None)
     return clean
 

@@ -4,9 +4,7 @@ plotly.js is embedded once. The page forbids itself every request by a content s
 stranger cannot call home either.
 """
 
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from nastricks.ablation.evidence import Evidence, read_evidence
 from nastricks.ablation.plot_style import VERDICTS, mark, number, p_value, ratio, seeds_needed
 from nastricks.ablation.plots import cost_bars, each_seed, forest
 from nastricks.ablation.training_plots import learning_curves, rank_scatter
+from nastricks.files import write_text
 
 BASELINE_NAMES = {"params": "parameters", "flops": "FLOPs", "chance": "chance"}
 
@@ -47,15 +46,7 @@ def write_report(folder: Path) -> Path:
     folder = Path(folder)
     page = render(read_evidence(folder))
     target = folder / "report.html"
-    descriptor, aside = tempfile.mkstemp(dir=folder, prefix=".report-", suffix=".html")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(page)
-        os.chmod(aside, 0o644)  # mkstemp lets nobody else read it, but a report is for sharing
-        os.replace(aside, target)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
+    write_text(target, page)
     return target
 
 

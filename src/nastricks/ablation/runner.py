@@ -18,7 +18,7 @@ from nastricks.ablation.report import write_report
 from nastricks.ablation.statistics import answer, judge
 from nastricks.ablation.trial import Training, finished, run_training, trial_folder
 from nastricks.errors import InputError, unknown
-from nastricks.files import write_json, write_text, written_aside
+from nastricks.files import write_csv, write_json, write_text
 from nastricks.modules import SupernetModule
 from nastricks.modules.registry import tricks as all_tricks
 from nastricks.ranking.metrics import ranking_metrics_by_accuracy_and_loss
@@ -258,8 +258,7 @@ def conclude(folder: Path) -> list[str]:
     if quadruples:
         tables["interactions"] = crossed
     for name, table in tables.items():
-        with written_aside(folder / f"{name}.csv") as aside:
-            table.to_csv(aside, index=False, lineterminator="\n")
+        write_csv(folder / f"{name}.csv", table)
     sentences = answer(
         alone, crossed if quadruples else None, metrics, {}
     )  # the page and ablation.yaml hold the arms' settings

@@ -11,7 +11,7 @@ import pandas as pd
 from nastricks.data import ImageSpec, TensorDataModule
 from nastricks.derivations import Trained
 from nastricks.errors import InputError
-from nastricks.files import written_aside
+from nastricks.files import write_csv
 from nastricks.modules import Calibration, SupernetModule, TrainingModule
 from nastricks.ranking.baselines import baselines, noise_ceiling
 from nastricks.ranking.evaluate import Score, score_children
@@ -37,8 +37,7 @@ class Ranking:
     derived: str | None = None
 
     def write(self, path: Path) -> None:
-        with written_aside(path) as aside:
-            self.rows.to_csv(aside, index=False, lineterminator="\n")
+        write_csv(path, self.rows)
 
 
 def scored(

@@ -1,6 +1,5 @@
 """Tables of ground truth: architecture -> accuracy of the child trained alone, one column a replica."""
 
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nastricks.errors import InputError
+from nastricks.files import write_csv
 
 ARCHITECTURE_COLUMNS = ("architecture", "arch", "child")
 REPLICA_COLUMN = re.compile(r"(accuracy|acc|replica)[ _.=-]?((replica|run|seed|trial)[ _.=-]?)?\d*", re.IGNORECASE)
@@ -173,16 +173,9 @@ def load_table(
 
 def write_table(path: str | Path, table: Table) -> None:
     """Write `table` as CSV: `architecture,accuracy_0,…`, every digit kept; the file appears whole or not at all."""
-    path = Path(path)
     frame = pd.DataFrame(table.replicas, columns=[f"accuracy_{j}" for j in range(table.replicas.shape[1])])
     frame.insert(0, "architecture", table.architectures)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        frame.to_csv(aside, index=False, lineterminator="\n")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_csv(Path(path), frame)
 
 
 def shipped_table(space: str, data: str) -> Path | None:
