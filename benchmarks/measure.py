@@ -73,6 +73,9 @@ class Clock(NamedTuple):
     def since(self, start: "Clock") -> "Clock":
         return Clock(self.wall - start.wall, self.cpu - start.cpu)
 
+    def plus(self, other: "Clock") -> "Clock":
+        return Clock(self.wall + other.wall, self.cpu + other.cpu)
+
 
 def ratios(first: Sequence[Clock], second: Sequence[Clock]) -> list[float]:
     """Each time on the wall of `first` over the one of `second` that was taken beside it."""

@@ -24,8 +24,8 @@ pytestmark = [
 ]
 
 SMALL: dict[str, dict[str, int]] = {
-    "step_tiny64": {"epochs": 2, "fits": 1},
-    "step_weight_sharing_64": {"epochs": 2, "batch_size": 2},
+    "step_tiny64": {"epochs": 3, "fits": 1},
+    "step_weight_sharing_64": {"epochs": 3, "batch_size": 2},
     "alpha_step_tiny64": {"rounds": 1, "steps": 1},
     "alpha_step_weight_sharing_64": {"rounds": 1, "batch_size": 2},
     "calibrated_evaluation": {"rounds": 1, "batches": 1, "children": 3},
@@ -60,7 +60,7 @@ def test_sides_that_do_different_work_are_refused(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(training_step.BareLoop, "epoch", lazy)
     with pytest.raises(RuntimeError, match="different weights"):
-        training_step.step_tiny64(epochs=2, fits=1)
+        training_step.step_tiny64(epochs=3, fits=1)
 
 
 def test_alpha_alone_leaves_the_weights_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "nastricks"
 FLOORS = (
-    ("errors", "files", "rng"),
+    ("errors", "files", "memory", "rng"),
     ("moment",),
     ("data",),
     ("spaces",),

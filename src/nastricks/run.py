@@ -18,6 +18,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from nastricks.data import TensorDataModule
 from nastricks.errors import InputError
+from nastricks.memory import keep_freed_memory
 from nastricks.modules import TrainingModule, Trick
 from nastricks.modules.run_folder import LAST, MetricsFile, RunFolder, load_checkpoint
 from nastricks.modules.tracking import Tracked
@@ -80,6 +81,7 @@ def assemble(
         if made.threads < 1:
             raise InputError(f"threads is {made.threads}: expected at least 1, or null for torch's own choice")
         torch.set_num_threads(made.threads)
+    keep_freed_memory()
     tricks = in_order([trick for trick in vars(made.tricks).values() if trick is not None])
     settings = dict(made.trainer.__dict__)
     callbacks = list(settings.pop("callbacks") or []) + tricks

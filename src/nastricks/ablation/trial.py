@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 from jsonargparse import Namespace
 
-from nastricks.ablation.memory import peak_memory_mb, reset_peak_memory
 from nastricks.errors import InputError
 from nastricks.files import write_json, write_text
+from nastricks.memory import peak_memory_mb, reset_peak_memory
 from nastricks.modules import Calibration, SupernetModule
 from nastricks.modules.registry import tricks as all_tricks
 from nastricks.modules.run_folder import MetricsFile
