@@ -346,10 +346,10 @@ def test_cost_ratios_take_only_seeds_that_both_have() -> None:
 
 def test_the_ceiling_is_drawn_for_gt_tau_alone(finished: Path) -> None:
     evidence = read_evidence(finished)
-    assert evidence.noise_ceiling("gt_tau") == pytest.approx(0.91)
-    assert evidence.noise_ceiling("best_of_top_10") is None
-    assert evidence.noise_ceiling("gt_tau_std_8") is None
-    assert evidence.baselines("gt_tau") == pytest.approx({"params": 0.552, "flops": 0.561, "chance": 0.0})
+    beside = {"parameters": 0.552, "FLOPs": 0.561, "chance": 0.0}
+    assert evidence.scale("gt_tau") == pytest.approx({**beside, "noise ceiling": 0.91})
+    assert list(evidence.scale("best_of_top_10")) == list(beside)
+    assert evidence.scale("gt_tau_std_8") == {}
 
 
 def test_numbers_are_never_rounded_to_a_lie() -> None:

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from nastricks.ablation.answer import answer
 from nastricks.ablation.statistics import (
     COLUMNS,
-    answer,
     effects,
     holm,
     interactions,
@@ -245,8 +245,8 @@ def test_no_quadruples_and_no_arms_give_empty_tables() -> None:
         assert list(found.columns) == COLUMNS
         assert len(found) == 0
     alone = ["gt_tau (higher is better, 0 paired seeds): no arm beside base."]
-    assert answer(effects(results, TAU), interactions(results, TAU, []), TAU, {}) == alone
-    assert answer(effects(results, TAU), None, TAU, {}) == alone
+    assert answer(effects(results, TAU), interactions(results, TAU, []), TAU) == alone
+    assert answer(effects(results, TAU), None, TAU) == alone
 
 
 @pytest.mark.parametrize(("arms", "seeds"), [(6, 5), (9, 8)])
@@ -273,8 +273,11 @@ def test_judging_together_corrects_over_effects_and_interactions() -> None:
     assert alone.drop(columns=["p_holm", "verdict"]).equals(effects(results, TAU).drop(columns=["p_holm", "verdict"]))
 
 
+SCALE = {"base": 0.5, "FLOPs": 0.683, "noise ceiling": 0.903}
+
+
 def told(results: pd.DataFrame, metrics: dict[str, str] = TAU) -> list[str]:
-    return answer(effects(results, metrics), interactions(results, metrics, QUADRUPLES), metrics, {"sam": "rho 0.05"})
+    return answer(effects(results, metrics), interactions(results, metrics, QUADRUPLES), metrics, SCALE)
 
 
 def test_the_answer_names_what_helps_hurts_and_depends(tmp_path: Path) -> None:
@@ -293,11 +296,11 @@ def test_the_answer_names_what_helps_hurts_and_depends(tmp_path: Path) -> None:
     along = wide["sam+bn_calibration"] - wide["bn_calibration"]
     assert f"but by {along:+.3g} with it" in depends
     assert any("seeds needed" in line and "drop_path about" in line for line in lines)
-    assert lines[-1] == "The arms: sam: rho 0.05."
+    assert lines[-1] == "For scale, gt_tau: base 0.5, FLOPs 0.683, noise ceiling 0.903."
     # The same answer from tables that were written and read back.
     effects(results, TAU).to_csv(tmp_path / "e.csv", index=False)
     interactions(results, TAU, QUADRUPLES).to_csv(tmp_path / "i.csv", index=False)
-    again = answer(pd.read_csv(tmp_path / "e.csv"), pd.read_csv(tmp_path / "i.csv"), TAU, {"sam": "rho 0.05"})
+    again = answer(pd.read_csv(tmp_path / "e.csv"), pd.read_csv(tmp_path / "i.csv"), TAU, SCALE)
     assert again == lines
 
 
@@ -306,7 +309,7 @@ def test_the_answer_claims_only_what_the_tables_hold() -> None:
     for _ in range(20):
         results = noise(rng, CROSSED, 6)
         found, crossed = effects(results, TAU), interactions(results, TAU, QUADRUPLES)
-        lines = answer(found, crossed, TAU, {})
+        lines = answer(found, crossed, TAU)
         claimed = [row["arm"] for row in found.to_dict("records") if row["verdict"] in ("helps", "hurts")]
         told_of = [arm for arm in CROSSED for line in lines if f" {arm} helps (" in line or f" {arm} hurts (" in line]
         assert sorted(told_of) == sorted(claimed)
@@ -362,9 +365,9 @@ def test_wrong_settings_are_refused() -> None:
     with pytest.raises(InputError, match="repeat a name"):
         interactions(results, TAU, [QUADRUPLES[0], QUADRUPLES[0]])
     with pytest.raises(InputError, match="metrics are empty"):
-        answer(effects(results, TAU), None, {}, {})
+        answer(effects(results, TAU), None, {})
 
 
 def test_no_torch_is_imported() -> None:
-    code = "import sys, nastricks.ablation.statistics; sys.exit('torch' in sys.modules)"
+    code = "import sys, nastricks.ablation.answer; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

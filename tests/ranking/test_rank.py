@@ -11,7 +11,7 @@ import pytest
 from nastricks.data import Digits, ImageSpec
 from nastricks.errors import InputError
 from nastricks.ranking.metrics import kendall_tau
-from nastricks.ranking.rank import COLUMNS, Ranking, cost, derived_metrics, describe, find_table, judged, picked
+from nastricks.ranking.rank import COLUMNS, Ranking, cost, derived_metrics, find_table, judged, picked
 from nastricks.ranking.tables import Table
 from nastricks.rng import generator
 from nastricks.spaces import Tiny64, WeightSharing64
@@ -57,7 +57,7 @@ def test_a_perfect_ranking_by_accuracy_and_the_worst_by_loss() -> None:
     assert ranking.metrics["derived_accuracy"] == pytest.approx(truth.mean.max())
     assert ranking.ceiling is not None
     assert 0.8 < ranking.ceiling < 1
-    assert set(ranking.baselines) == {"params", "flops", "chance"}
+    assert set(ranking.baselines) == {"params", "flops", "chance", "best"}
     assert ranking.baselines["params"]["gt_tau"] == pytest.approx(0)  # all equal: ties are broken at random
     assert ranking.baselines["chance"]["gt_tau"] == pytest.approx(0, abs=0.05)
 
@@ -68,8 +68,21 @@ def test_baselines_are_measured_as_the_ranking_is() -> None:
     ranking = judged(frame, truth)
     expected = kendall_tau(frame["params"].to_numpy(float), frame["truth"].to_numpy())
     assert ranking.baselines["params"]["gt_tau"] == pytest.approx(expected)
-    (line,) = (row for row in describe(ranking) if row[0] == "gt_tau")
-    assert line[1:4] == pytest.approx((1, expected, 0))
+
+
+def test_settling_on_a_child_is_measured_beside_settling_without_training() -> None:
+    truth = table()
+    frame = rows(truth).assign(params=np.arange(64), flops=np.repeat([1, 2], 32))
+    trivial = judged(frame, truth, derived=NAMES[0]).baselines
+    accuracies = frame["truth"].to_numpy(float)
+    assert trivial["params"]["derived_accuracy"] == pytest.approx(accuracies[63])
+    assert trivial["flops"]["derived_accuracy"] == pytest.approx(accuracies[32:].mean())  # ties: their mean
+    assert trivial["chance"]["derived_accuracy"] == pytest.approx(accuracies.mean())
+    assert trivial["best"] == {"derived_accuracy": pytest.approx(accuracies.max()), "derived_rank": 1}
+    order = 1 + np.argsort(np.argsort(-accuracies))
+    assert trivial["params"]["derived_rank"] == order[63]
+    assert trivial["chance"]["derived_rank"] == pytest.approx(32.5)
+    assert "derived_accuracy" not in judged(frame, truth).baselines["params"]
 
 
 def test_without_a_table_nothing_is_judged() -> None:

@@ -1,7 +1,7 @@
 """What an ablation's folder holds: the design, the trials that have ended, their judgement. Reads, never writes."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,29 @@ JUDGED += ["seconds_ratio", "seeds_needed", "verdict"]
 TRIAL_COLUMNS = ["arm", "seed", "status", "seconds", "peak_memory_mb"]
 # Columns of names: guessed types would make NaN of an arm called "null", and the number 12 of a child called "012".
 NAMES = ("arm", "metric", "status", "verdict", "architecture")
+
+
+# What an arm's result is read beside, in the order in which it is told.
+BASELINES = {"params": "parameters", "flops": "FLOPs", "chance": "chance", "best": "best of the table"}
+NOISE_CEILING = "noise ceiling"
+
+
+def scale(results: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float]:
+    """What a ranking without training reaches on `metric`, and the most that can be reached; means over the trials.
+
+    The noise ceiling is the Kendall tau of a perfect ranking, so it stands beside GT-Tau alone; not beside its spread
+    over mini-batches (GT-Tau-Std), which is not a tau.
+    """
+    found: dict[str, list[float]] = {}
+    for result in results:
+        for name, values in (result.get("baselines") or {}).items():
+            if (values or {}).get(metric) is not None:
+                found.setdefault(str(name), []).append(float(values[metric]))
+    means = {label: float(pd.Series(found[name]).mean()) for name, label in BASELINES.items() if name in found}
+    if metric.startswith("gt_tau") and "std" not in metric:
+        known = [float(c) for result in results if (c := result.get("noise_ceiling")) is not None]
+        means[NOISE_CEILING] = float(pd.Series(known, dtype=float).mean())
+    return {label: mean for label, mean in means.items() if pd.notna(mean)}
 
 
 @dataclass(frozen=True)
@@ -77,26 +100,9 @@ class Evidence:
         """Arm -> the arm whose training it reuses."""
         return {t.arm: str(t.result["shared_training"]) for t in self.trials if t.result.get("shared_training")}
 
-    def baselines(self, metric: str) -> dict[str, float]:
-        """What a ranking without training reaches on `metric` (params, flops, chance): mean over the trials."""
-        found: dict[str, list[float]] = {}
-        for trial in self.trials:
-            for name, values in (trial.result.get("baselines") or {}).items():
-                if (values or {}).get(metric) is not None:
-                    found.setdefault(str(name), []).append(float(values[metric]))
-        means = {name: float(pd.Series(values).mean()) for name, values in found.items()}
-        return {name: mean for name, mean in means.items() if pd.notna(mean)}
-
-    def noise_ceiling(self, metric: str) -> float | None:
-        """The Kendall tau of a perfect ranking; None for metrics that are not that tau: the ceiling says nothing there.
-
-        The spread of GT-Tau over mini-batches (GT-Tau-Std) is not a tau either.
-        """
-        if not metric.startswith("gt_tau") or "std" in metric:
-            return None
-        known = [float(c) for t in self.trials if (c := t.result.get("noise_ceiling")) is not None]
-        ceiling = float(pd.Series(known, dtype=float).mean())
-        return ceiling if pd.notna(ceiling) else None
+    def scale(self, metric: str) -> dict[str, float]:
+        """`scale` of the trials' results."""
+        return scale([trial.result for trial in self.trials], metric)
 
     def mean_ranking(self, arm: str) -> pd.DataFrame | None:
         """Mean over the seeds of accuracy, loss, params, flops and truth, a row an architecture; None without truth."""

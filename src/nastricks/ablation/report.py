@@ -17,13 +17,11 @@ from markupsafe import Markup
 from plotly.io.json import to_json_plotly
 from plotly.offline import get_plotlyjs
 
-from nastricks.ablation.evidence import Evidence, read_evidence
+from nastricks.ablation.evidence import BASELINES, Evidence, read_evidence
 from nastricks.ablation.plot_style import VERDICTS, mark, number, p_value, ratio, seeds_needed
 from nastricks.ablation.plots import cost_bars, each_seed, forest
 from nastricks.ablation.training_plots import learning_curves, rank_scatter
 from nastricks.files import write_text
-
-BASELINE_NAMES = {"params": "parameters", "flops": "FLOPs", "chance": "chance"}
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def panels(evidence: Evidence) -> list[Panel]:
             "trials",
             "metric",
             {
-                metric: each_seed(done, arms, metric, direction, _marks(evidence, metric))
+                metric: each_seed(done, arms, metric, direction, evidence.scale(metric))
                 for metric, direction in metrics.items()
                 if metric in done and done[metric].notna().any()
             },
@@ -144,12 +142,6 @@ def _forests(judged: pd.DataFrame, metrics: Mapping[str, str], against: str = "b
     return {m: forest(rows, m, metrics[m], against) for m, rows in groups.items() if len(rows)}
 
 
-def _marks(evidence: Evidence, metric: str) -> dict[str, float]:
-    marks = {BASELINE_NAMES.get(name, name): value for name, value in evidence.baselines(metric).items()}
-    ceiling = evidence.noise_ceiling(metric)
-    return marks if ceiling is None else {**marks, "noise ceiling": ceiling}
-
-
 def _ranking_panels(evidence: Evidence) -> list[Panel]:
     primary, done = evidence.primary, evidence.done
     rankings = {arm: ranking for arm in evidence.arms if (ranking := evidence.mean_ranking(arm)) is not None}
@@ -161,7 +153,7 @@ def _ranking_panels(evidence: Evidence) -> list[Panel]:
         supernet[arm] = rank_scatter(
             ranking, "accuracy", f"{arm}: {primary} {number(values.mean())}, n {values.count()}"
         )
-    baseline = evidence.baselines(primary).get("params")
+    baseline = evidence.scale(primary).get(BASELINES["params"])
     counted = rank_scatter(next(iter(rankings.values())), "params", f"parameter count: {primary} {number(baseline)}")
     return [Panel("scatter", "arm", supernet), Panel("parameters", "arm", {"parameters": counted})]
 

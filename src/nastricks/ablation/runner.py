@@ -13,9 +13,11 @@ import pandas as pd
 import yaml
 from jsonargparse import Namespace
 
+from nastricks.ablation.answer import answer
 from nastricks.ablation.design import BASE, Arm, Design
+from nastricks.ablation.evidence import TRIAL_COLUMNS, scale
 from nastricks.ablation.report import write_report
-from nastricks.ablation.statistics import answer, judge
+from nastricks.ablation.statistics import judge
 from nastricks.ablation.trial import Training, finished, run_training, trial_folder
 from nastricks.errors import InputError, unknown
 from nastricks.files import write_csv, write_json, write_text
@@ -27,7 +29,6 @@ from nastricks.recipe import dump, locate, resolve
 from nastricks.run import build
 from nastricks.search.engine import Engine, Lost
 
-TRIAL_COLUMNS = ("arm", "seed", "status", "seconds", "peak_memory_mb")
 PACKAGES = ("nastricks", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonargparse", "numpy", "scipy")
 
 
@@ -237,13 +238,13 @@ def conclude(folder: Path) -> list[str]:
     if not path.is_file():
         raise InputError(f"{folder} holds no ablation: expected a folder that `nastricks ablate` wrote")
     described = yaml.safe_load(path.read_text())
-    rows = []
+    found = []
     for arm in described["arms"]:
         for seed in described["seeds"]:
             result_path = trial_folder(folder, arm, seed) / "result.json"
             if result_path.is_file():
-                result = json.loads(result_path.read_text())
-                rows.append({**{c: result.get(c) for c in TRIAL_COLUMNS}, **result["metrics"]})
+                found.append(json.loads(result_path.read_text()))
+    rows = [{**{c: result.get(c) for c in TRIAL_COLUMNS}, **result["metrics"]} for result in found]
     if not any(row["status"] == "done" and row["arm"] == BASE for row in rows):
         errors = [json.loads(p.read_text()).get("error") for p in sorted(folder.glob(f"trials/{BASE}/*/result.json"))]
         why = f": {errors[0]}" if errors and errors[0] else ""
@@ -259,9 +260,10 @@ def conclude(folder: Path) -> list[str]:
         tables["interactions"] = crossed
     for name, table in tables.items():
         write_csv(folder / f"{name}.csv", table)
-    sentences = answer(
-        alone, crossed if quadruples else None, metrics, {}
-    )  # the page and ablation.yaml hold the arms' settings
+    primary = next(iter(metrics))
+    base = results.loc[(results["arm"] == BASE) & (results["status"] == "done"), primary].mean()
+    beside = {BASE: float(base), **scale(found, primary)}
+    sentences = answer(alone, crossed if quadruples else None, metrics, beside)
     write_json(folder / "answer.json", sentences)
     write_report(folder)
     return sentences

@@ -1,4 +1,4 @@
-"""What an ablation shows: paired effects, interactions, and the answer in words.
+"""What an ablation shows: paired effects and interactions (`nastricks.ablation.answer` puts them into words).
 
 Arms are paired by seed, so what a seed does to all arms alike cancels. Holm's correction runs over the arms and the
 interactions of a metric together, since either may be claimed (`judge`); claims concern the first metric alone, so
@@ -256,75 +256,3 @@ def _judged(table: pd.DataFrame, direction: str, alpha: float) -> NDArray[Any]:
     better = (table["difference"] > 0) == (direction == "max")  # without a difference nothing is claimed
     verdict = np.where(table["p_holm"] < alpha, np.where(better, *CLAIMS), "no evidence")
     return np.where(table["n"] < FEWEST_SEEDS, "too few seeds", verdict)
-
-
-def _numbers(row: Row) -> str:
-    """A row's difference, half-width, corrected p and cost, as far as it has them."""
-    half, p, ratio = (row["ci_high"] - row["ci_low"]) / 2, row["p_holm"], row["seconds_ratio"]
-    words = f"{row['difference']:+.3g}" if row["n"] else "no pair"
-    words += f" ± {half:.2g}" if np.isfinite(half) else ""
-    words += f", p_holm {f'{p:.3g}' if p >= 0.001 else '< 0.001'}" if np.isfinite(p) else ""
-    return words + (f", {ratio:.2f} x the time" if np.isfinite(ratio) else "")
-
-
-def _verdicts(rows: Sequence[Row]) -> str:
-    """Which arms help and hurt, with their numbers, then the names of the others."""
-    parts = [f"{row['arm']} {claim} ({_numbers(row)})" for claim in CLAIMS for row in rows if row["verdict"] == claim]
-    for verdict in ("no evidence", "too few seeds"):
-        names = [row["arm"] for row in rows if row["verdict"] == verdict]
-        parts += [f"{verdict} for {', '.join(names)}"] if names else []
-    return "; ".join(parts) or "no arm beside base"
-
-
-def _dependence(row: Row, single: Sequence[Row], metric: str) -> str:
-    """A claimed interaction as a sentence, with both simple effects where the tables hold them."""
-    first, _, second = row["arm"].partition(" x ")
-    sign = "more" if row["verdict"] == "helps" else "less"
-    numbers = f"interaction {_numbers(row)}: together they do {sign} good than the sum of their effects"
-    alone = next((other for other in single if other["arm"] == first), None)
-    # An interaction's pairs are a subset of its first arm's: an equal n means the same seeds, so the two add up.
-    if not second or alone is None or alone["n"] != row["n"]:
-        return f"It depends: {row['arm']} ({numbers})."
-    both = f"{alone['difference']:+.3g} without {second} but by {alone['difference'] + row['difference']:+.3g} with it"
-    return f"It depends: {first} changes {metric} by {both} ({numbers})."
-
-
-def answer(
-    effects: pd.DataFrame, interactions: pd.DataFrame | None, metrics: Metrics, arms_described: Mapping[str, str]
-) -> list[str]:
-    """The answer in plain sentences, the headline first: what helps, what depends on what, what stays uncertain.
-
-    Both tables are those of the functions of their names, fresh or read back from CSV. Claims are their verdicts on the
-    first metric alone. `arms_described` maps arms to a few words on their settings. InputError without a metric.
-    """
-    if not metrics:
-        raise InputError("metrics are empty, but an answer is about one: name a metric and its direction")
-    metric, direction = next(iter(metrics.items()))
-    tables = (effects, effects[:0] if interactions is None else interactions)
-    rows, crossed = (table[table["metric"] == metric].to_dict("records") for table in tables)
-    single, combined = ([row for row in rows if ("+" in row["arm"]) is plus] for plus in (False, True))
-    counts = sorted({int(row["n"]) for row in rows}) or [0]
-    seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    better = f"{'higher' if direction == 'max' else 'lower'} is better"
-    lines = [f"{metric} ({better}, {seeds} paired seeds): {_verdicts(single or combined)}."]
-    if single and combined:
-        lines.append(f"Combinations against base, each with the effects of its parts in it: {_verdicts(combined)}.")
-    lines += [_dependence(row, single, metric) for row in crossed if row["verdict"] in CLAIMS]
-    if crossed and not any(row["verdict"] in CLAIMS for row in crossed):
-        judged = f"{sum(row['n'] >= FEWEST_SEEDS for row in crossed)} of {len(crossed)}"
-        lines.append(f"No trick is shown to depend on another ({judged} pairs had seeds enough to tell).")
-    if unclear := [row for row in rows if row["verdict"] == "no evidence"]:
-        measured = "; ".join(f"{row['arm']} {_numbers(row)}" for row in unclear)
-        lines.append(f"No evidence is not proof of no effect; measured: {measured}.")
-    if near := [row["arm"] for row in unclear if row["ci_low"] > 0 or row["ci_high"] < 0]:
-        lines.append(f"No claim, although the uncorrected interval leaves out 0: {', '.join(near)}.")
-    unsure = [r for r in rows + crossed if r["verdict"] not in CLAIMS and pd.notna(r["seeds_needed"])]
-    if needs := [f"{row['arm']} about {int(row['seeds_needed'])}" for row in unsure if row["seeds_needed"] > row["n"]]:
-        why = "seeds needed if the difference seen is real (80 % power at 5 %, uncorrected)"
-        lines.append(f"Too uncertain; {why}: {', '.join(needs)}.")
-    if rows and counts[0] < FEWEST_SEEDS:
-        lines.append(f"Few seeds: nothing is judged under {FEWEST_SEEDS} paired seeds.")
-    elif any(row["n"] == FEWEST_SEEDS and row["verdict"] in CLAIMS for row in rows + crossed):
-        lines.append("Few seeds: at five the exact sign-flip p cannot go below 0.0625, so claims rest on the t-test.")
-    told = [f"{arm}: {words}" for arm, words in arms_described.items() if words not in ("", arm) and arm != BASE]
-    return [*lines, f"The arms: {'; '.join(told)}."] if told else lines

@@ -131,7 +131,29 @@ def judged(rows: pd.DataFrame, table: Table | None, derived: str | None = None) 
     place = {name: i for i, name in enumerate(table.architectures)}
     replicas = table.replicas[[place[name] for name in rows["architecture"]]]
     trivial = baselines(rows["params"], rows["flops"], truth, seed=0)
+    if derived is not None:
+        for kind, reached in derived_baselines(rows, table).items():
+            trivial.setdefault(kind, {}).update(reached)
     return Ranking(rows, metrics, trivial, noise_ceiling(replicas), derived)
+
+
+def derived_baselines(rows: pd.DataFrame, table: Table) -> dict[str, dict[str, float]]:
+    """What settling on a child without training reaches: the one with most "params" or "flops", "chance", the "best".
+
+    Ties, and chance over all of `rows`, are expectations: the means over the children concerned.
+    """
+    truth = rows["truth"].to_numpy(dtype=np.float64)
+    ranks = 1 + (table.mean[None, :] > truth[:, None]).sum(axis=1)
+    chosen = {
+        "params": rows["params"] == rows["params"].max(),
+        "flops": rows["flops"] == rows["flops"].max(),
+        "chance": np.full(len(rows), True),
+        "best": truth == truth.max(),
+    }
+    return {
+        kind: {"derived_accuracy": float(truth[those].mean()), "derived_rank": float(ranks[those].mean())}
+        for kind, those in chosen.items()
+    }
 
 
 def derived_metrics(derived: str, table: Table) -> dict[str, float]:
@@ -152,12 +174,3 @@ def cost(space: Space, architecture: Architecture, module: TrainingModule) -> Co
 @functools.cache
 def _costs(space: type[Space], settings: object, spec: ImageSpec) -> dict[Architecture, Cost]:
     return {}
-
-
-def describe(ranking: Ranking) -> list[tuple[str, float, float, float, float]]:
-    """Rows (metric, supernet, parameters, FLOPs, chance) for a printed comparison."""
-    rows = []
-    for name in ranking.metrics:
-        of = [ranking.baselines[kind].get(name, float("nan")) for kind in ("params", "flops", "chance")]
-        rows.append((name, ranking.metrics[name], *of))
-    return rows  # type: ignore[return-value]
