@@ -36,11 +36,15 @@ types: setup
 bench: setup
 	$(BIN)/python -m benchmarks
 
-# The shipped ground truth: 64 children, 10 replicas each.
+# The shipped ground truth: 64 children, 10 replicas each; and shorter trainings for Hyperband, 5 replicas each.
+TABLE := -c recipes/spaces/tiny64.yaml -c recipes/data/digits.yaml -c recipes/child/tiny64.yaml --workers $(WORKERS)
 table: setup
-	$(BIN)/nastricks bench -c recipes/spaces/tiny64.yaml -c recipes/data/digits.yaml -c recipes/child/tiny64.yaml \
-		--replicas 10 --workers $(WORKERS) --out runs/table
+	$(BIN)/nastricks bench $(TABLE) --replicas 10 --out runs/table
+	$(BIN)/nastricks bench $(TABLE) --replicas 5 --trainer.max_epochs 2 --out runs/table-2-epochs
+	$(BIN)/nastricks bench $(TABLE) --replicas 5 --trainer.max_epochs 6 --out runs/table-6-epochs
 	cp runs/table/table.csv src/nastricks/tables/tiny64_digits.csv
+	cp runs/table-2-epochs/table.csv src/nastricks/tables/tiny64_digits_2_epochs.csv
+	cp runs/table-6-epochs/table.csv src/nastricks/tables/tiny64_digits_6_epochs.csv
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache

@@ -13,6 +13,7 @@ from benchmarks.alpha_step import alpha_step_tiny64, alpha_step_weight_sharing_6
 from benchmarks.between_trials import between_trials
 from benchmarks.calibrated_evaluation import calibrated_evaluation
 from benchmarks.measure import HEADER, Result, kept_threads, load, machine
+from benchmarks.search import controller_draws, episode_on_two_workers
 from benchmarks.training_step import step_tiny64, step_weight_sharing_64
 from nastricks.errors import InputError, unknown
 
@@ -23,6 +24,8 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "alpha_step_weight_sharing_64": alpha_step_weight_sharing_64,
     "calibrated_evaluation": calibrated_evaluation,
     "between_trials": between_trials,
+    "episode_on_two_workers": episode_on_two_workers,
+    "controller_draws": controller_draws,
 }
 
 

@@ -30,6 +30,8 @@ SMALL: dict[str, dict[str, int]] = {
     "alpha_step_weight_sharing_64": {"rounds": 1, "batch_size": 2},
     "calibrated_evaluation": {"rounds": 1, "batches": 1, "children": 3},
     "between_trials": {"trials": 2, "epochs": 1},
+    "episode_on_two_workers": {"rounds": 1, "children": 2, "epochs": 1},
+    "controller_draws": {"rounds": 1, "architectures": 5},
 }
 
 
@@ -43,7 +45,7 @@ def test_gives_a_figure(name: str) -> None:
     run: Callable[..., Result] = BENCHMARKS[name]
     result = run(**SMALL[name])
     assert result.name == name
-    assert result.unit == ("s" if name == "between_trials" else "ratio")
+    assert result.unit == ("s" if name in ("between_trials", "controller_draws") else "ratio")
     assert result.n == 1
     assert math.isfinite(result.value)
     assert 0 < result.low <= result.value <= result.high

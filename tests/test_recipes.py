@@ -1,5 +1,6 @@
 """Every shipped recipe is found by walking the tree, says what it is, and takes two steps."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -25,16 +26,27 @@ pytestmark = pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.Jsonar
 RECIPES = Path(__file__).parent.parent / "recipes"
 FOUND = sorted(RECIPES.rglob("*.yaml"))
 COUNTS = {
-    "ablations": 3,
-    "algorithms": 2,
-    "child": 2,
+    "ablations": 8,
+    "algorithms": 3,
+    "child": 3,
     "data": 5,
     "loggers": 1,
-    "search": 1,
+    "search": 13,
     "sharing": 1,
-    "spaces": 2,
+    "spaces": 6,
     "tricks": 8,
 }
+ARMS = {
+    "child_reward": 12,
+    "controllers": 21,
+    "controller_choices": 14,
+    "controller_masks": 4,
+    "controllers_sequence": 6,
+    "quickstart": 10,
+    "quickstart_darts": 4,
+    "spos_tricks": 10,
+}
+REWARDS = "recipes/search/rewards"
 FAKE_KEY = "0123456789abcdef0123456789abcdef01234567"
 DATA = os.environ.get("NASTRICKS_DATA")
 TORCHVISION = {c.name: c for c in (MNIST, FashionMNIST, CIFAR10, CIFAR100)}
@@ -51,10 +63,21 @@ BASE = ["recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml"]
 SPOS, DARTS = "recipes/algorithms/spos.yaml", "recipes/algorithms/darts.yaml"
 
 
-def of_kind(*kinds: str) -> Any:
+NETWORKLESS = ("sequence", "tabular")  # spaces that are only searched
+
+
+def of_kind(*kinds: str, only: Callable[[Path], bool] = lambda path: True) -> Any:
     """Parametrises a test over the recipes of some kinds."""
-    paths = [path for path in FOUND if kind_of(path) in kinds]
+    paths = [path for path in FOUND if kind_of(path) in kinds and only(path)]
     return pytest.mark.parametrize("path", paths, ids=lambda p: f"{kind_of(p)}/{p.stem}")
+
+
+def has_network(path: Path) -> bool:
+    return path.stem not in NETWORKLESS
+
+
+def has_stages(path: Path) -> bool:
+    return "stages" in yaml.safe_load(path.read_text())
 
 
 def kind_of(path: Path) -> str:
@@ -106,7 +129,7 @@ def stack(path: Path) -> list[str]:
     return [*BASE, SPOS, own]
 
 
-@of_kind("algorithms", "child", "sharing", "spaces")
+@of_kind("algorithms", "child", "sharing", "spaces", only=has_network)
 def test_two_steps(path: Path) -> None:
     two_steps(stack(path))
 
@@ -120,7 +143,7 @@ def test_tricks_act_within_two_steps(path: Path) -> None:
     assert trick.calibration() is not None or not trick.after_training
 
 
-@of_kind("spaces")
+@of_kind("spaces", only=has_network)
 def test_darts_takes_two_steps_in_every_space(path: Path) -> None:
     run = two_steps([str(path), BASE[1], DARTS])
     assert all(p.grad is not None for p in run.module.policy.parameters())
@@ -191,12 +214,19 @@ def test_loggers_run_offline_and_no_key_reaches_the_run_folder(
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
+def searched(content: dict[str, Any]) -> dict[str, Any]:
+    """An ablation of searches with twelve evaluations each, without the metrics at larger numbers."""
+    metrics = {name: way for name, way in content["metrics"].items() if not name.startswith("best_true_at_")}
+    changed = {**content["set"], "search.evaluations": 12}
+    return {**content, "set": changed, "metrics": metrics}
+
+
 def shrunk(content: dict[str, Any]) -> dict[str, Any]:
     """A recipe's mapping with the small settings on top of its own."""
     return {**content, "set": {**(content.get("set") or {}), **SMALL}}
 
 
-@of_kind("search")
+@of_kind("search", only=has_stages)
 def test_stages(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = yaml.safe_load(path.read_text())
     content["stages"] = {name: shrunk(stage) for name, stage in content["stages"].items()}
@@ -208,19 +238,58 @@ def test_stages(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         assert (tmp_path / "out" / stage / "result.json").is_file()
 
 
+@pytest.fixture(scope="module")
+def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a supernet of two steps."""
+    folder = tmp_path_factory.mktemp("supernet") / "run"
+    two_steps([*BASE, SPOS], folder)
+    return folder
+
+
+@of_kind("search", only=lambda path: not has_stages(path))
+def test_searches(path: Path, supernet: Path, tmp_path: Path) -> None:
+    """A search evaluates twelve architectures; a reward is tried by random search."""
+    files, overrides = [*BASE, str(path)], ["--search.evaluations=12"]
+    if path.parent.name == "rewards":
+        files = [*BASE, "recipes/child/tiny64.yaml", "recipes/search/random_search.yaml", str(path)]
+        overrides = ["--search.evaluations=3", *(f"--{key}={value}" for key, value in SMALL.items())]
+    if path.stem == "shared_weights":
+        overrides.append(f"--search.reward.init_args.run={supernet}")
+    if path.stem == "objective":
+        files = ["recipes/spaces/sequence.yaml", *files[3:]]
+        overrides = overrides[:1]
+    told = [part for file in files for part in ("-c", file)]
+    assert main(["search", *told, *overrides, "--out", str(tmp_path / "out")]) == 0
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert result["evaluations"] >= 3
+    assert 0 <= result["metrics"]["best_reward"] <= 1
+
+
+@of_kind("spaces", only=lambda path: not has_network(path))
+def test_spaces_without_a_network_are_searched(path: Path, tmp_path: Path) -> None:
+    reward = "objective" if path.stem == "sequence" else "table"
+    files = [
+        str(path),
+        "recipes/search/random_search.yaml",
+        *([f"{REWARDS}/objective.yaml"] if reward == "objective" else []),
+    ]
+    told = [part for file in files for part in ("-c", file)]
+    assert main(["search", *told, "--search.evaluations=5", "--out", str(tmp_path / "out")]) == 0
+
+
 @of_kind("ablations")
 def test_ablations(path: Path, tmp_path: Path) -> None:
     """One seed; the seeds and arms that are shipped are counted first."""
     content = yaml.safe_load(path.read_text())
     assert content["seeds"] >= 5
-    (tmp_path / "small.yaml").write_text(
-        yaml.safe_dump({**shrunk(content), "seeds": 1, "children": "20"}, sort_keys=False)
-    )
+    small = shrunk(content) if "search.evaluations" not in content["set"] else searched(content)
+    children = "2" if "truth_arm" in content else "20"
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump({**small, "seeds": 1, "children": children}, sort_keys=False))
     assert main(["ablate", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "out")]) == 0
     described = yaml.safe_load((tmp_path / "out/ablation.yaml").read_text())
     rows = (tmp_path / "out/results.csv").read_text().splitlines()[1:]
     assert [row.split(",")[:3] for row in rows] == [[arm, "0", "done"] for arm in described["arms"]]
-    assert len(rows) == {"quickstart": 10, "quickstart_darts": 4, "spos_tricks": 10}[path.stem]
+    assert len(rows) == ARMS[path.stem]
 
 
 @pytest.mark.parametrize("files", [[*BASE, SPOS], [*BASE, DARTS], [*BASE, "recipes/child/tiny64.yaml"]])

@@ -154,6 +154,12 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster")
     bench.add_argument("--out", metavar="DIR", help="folder (default: runs/bench-<space>-<data>)")
 
+    search = command("search", "search:search", "search a space by the rewards of its children")
+    stack(search)
+    search.add_argument("--workers", type=int, default=0, metavar="N", help="Ray workers (default: this process)")
+    search.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster")
+    search.add_argument("--out", metavar="DIR", help="folder (default: runs/search-<space>-<algorithm>)")
+
     check = command("check", "check:check", "prove each trick of a recipe alive")
     stack(check)
     check.add_argument("--out", metavar="DIR", help="also write check.json there")

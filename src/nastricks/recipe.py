@@ -7,7 +7,7 @@ import functools
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,13 @@ class RecipeParser(LightningArgumentParser):
         self.allow_abbrev = False  # a key that is not spelt out is an unknown key
 
 
-def add_arguments(parser: LightningArgumentParser) -> None:
-    """The arguments of a recipe, beside LightningCLI's own."""
+def add_arguments(parser: LightningArgumentParser, *, trains: bool = True) -> None:
+    """The arguments of a recipe, beside LightningCLI's own; one that need not train may leave out data and model."""
     parser.add_lightning_class_args(pl.Trainer, "trainer")
     parser.set_defaults({f"trainer.{key}": value for key, value in TRAINER_DEFAULTS.items()})
     parser.add_subclass_arguments(Space, "space", required=True)
-    parser.add_subclass_arguments(TensorDataModule, "data", required=True)
-    parser.add_subclass_arguments(TrainingModule, "model", required=True)
+    parser.add_subclass_arguments(TensorDataModule, "data", required=trains)
+    parser.add_subclass_arguments(TrainingModule, "model", required=trains)
     for name, trick in all_tricks().items():
         parser.add_argument(f"--tricks.{name}", type=trick | None, default=None, help=_first_line(trick))
     parser.add_argument("--loggers.wandb", type=WandbTracking | None, default=None, help=_first_line(WandbTracking))
@@ -71,8 +71,8 @@ def add_arguments(parser: LightningArgumentParser) -> None:
     parser.link_arguments("data", "model.init_args.spec", compute_fn=_spec, apply_on="instantiate")
 
 
-def _spec(data: TensorDataModule) -> ImageSpec:
-    return data.spec
+def _spec(data: TensorDataModule | None) -> ImageSpec | None:
+    return None if data is None else data.spec  # None: a search that needs no images
 
 
 def _first_line(thing: object) -> str:
@@ -89,16 +89,24 @@ def parser() -> LightningArgumentParser:
     return made
 
 
-def resolve(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Namespace:
+def resolve(
+    files: Sequence[str | Path],
+    overrides: Sequence[str] = (),
+    *,
+    grammar: Callable[[], LightningArgumentParser] = parser,
+    keys: Sequence[str] = KEYS,
+) -> Namespace:
     """The configuration of a stack of files, later ones winning key by key, then of overrides ``--a.b value``.
+
+    `grammar` and `keys` are those of what the stack is for: a recipe that trains, unless said otherwise.
 
     Raises:
         InputError: a missing file, an unknown key or trick, a value of the wrong type.
     """
     args = [arg for file in files for arg in ("-c", str(locate(file)))] + list(overrides)
-    check_names(args)
+    check_names(args, keys)
     try:
-        config = parser().parse_args(args)
+        config = grammar().parse_args(args)
     except ArgumentError as error:
         raise refused(error) from error
     config.pop("config", None)
@@ -150,7 +158,7 @@ def locate(file: str | Path) -> Path:
     raise unknown("recipe file", str(file).removeprefix("recipes/"), names)
 
 
-def check_names(args: Sequence[str]) -> None:
+def check_names(args: Sequence[str], keys: Sequence[str] = KEYS) -> None:
     """Refuse unknown tricks and top-level keys with the nearest name, in files and on the command line alike."""
     known = all_tricks()
     for position, arg in enumerate(args):
@@ -164,8 +172,8 @@ def check_names(args: Sequence[str]) -> None:
                 if name not in known:
                     raise unknown("trick", name, known)
             for key in content:
-                if key not in (*KEYS, *FIT_KEYS):
-                    raise unknown(f"key of {args[position + 1]}", key, KEYS)
+                if key not in (*keys, *FIT_KEYS):
+                    raise unknown(f"key of {args[position + 1]}", key, keys)
 
 
 def read_yaml(file: str | Path) -> dict[str, Any]:
@@ -215,14 +223,15 @@ def with_seed(config: Namespace, seed: int) -> Namespace:
     """The same configuration under another seed."""
     changed = config.clone()
     changed.seed_everything = seed
-    changed.data.init_args.seed = seed
-    changed.model.init_args.seed = seed
+    for part in (changed.get("data"), changed.get("model")):
+        if part is not None:
+            part.init_args.seed = seed
     return changed
 
 
-def dump(config: Namespace) -> str:
-    """The text of a resolved configuration; parsing it again gives the same one."""
+def dump(config: Namespace, grammar: Callable[[], LightningArgumentParser] = parser) -> str:
+    """The text of a resolved configuration; parsing it again with the same grammar gives the same one."""
     clean = config.clone()
     for key in ("config", "out", *FIT_KEYS):
         clean.pop(key, None)
-    return parser().dump(clean, skip_unset=False, skip_validation=True)  # it was validated when it was parsed
+    return grammar().dump(clean, skip_unset=False, skip_validation=True)  # it was validated when it was parsed

@@ -22,6 +22,11 @@ def generator(*key: object, device: torch.device | str = "cpu") -> torch.Generat
     return torch.Generator(device).manual_seed(key_seed(*key))
 
 
+def inherited_seed(seed: int | None) -> int:
+    """The seed given, or one drawn from torch's global generator, which a run keys by its own seed while it builds."""
+    return int(torch.randint(2**62, ())) if seed is None else seed
+
+
 @contextmanager
 def forked_rng(*key: object, device: torch.device | str = "cpu") -> Iterator[None]:
     """Seed torch's global generators from `key` inside the block, and put them back after it.

@@ -19,11 +19,12 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from nastricks.data import TensorDataModule
 from nastricks.errors import InputError
 from nastricks.memory import keep_freed_memory
-from nastricks.modules import TrainingModule, Trick
+from nastricks.modules import Calibration, TrainingModule, Trick
+from nastricks.modules.registry import tricks as all_tricks
 from nastricks.modules.run_folder import LAST, MetricsFile, RunFolder, load_checkpoint
 from nastricks.modules.tracking import Tracked
 from nastricks.modules.trick import in_order
-from nastricks.recipe import FIT_KEYS, RecipeParser, add_arguments, dump, parser, refused
+from nastricks.recipe import FIT_KEYS, RecipeParser, add_arguments, dump, parser, refused, resolve
 
 
 @dataclass
@@ -163,6 +164,40 @@ class RecipeCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Checkpoints hold no hyper-parameters here, so that they cannot override the command line."""
+
+
+def load_run(folder: str | Path) -> Run:
+    """A finished run: its configuration, built, with the weights of its last checkpoint.
+
+    Raises:
+        InputError: the folder holds no finished run of nastricks, or a checkpoint of another space.
+    """
+    path = Path(folder)
+    if not (path / "config.yaml").is_file():
+        raise InputError(f"{folder} holds no run: expected a folder that `nastricks fit` wrote")
+    run = build(resolve([path / "config.yaml"], ["--loggers.wandb", "null"]), None, quiet=True)
+    checkpoint = load_checkpoint(path)
+    run.check()
+    for trick in run.tricks:
+        trick.surgery(run.module)
+    run.module.on_load_checkpoint(checkpoint)
+    try:
+        run.module.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise InputError(f"the checkpoint of {folder} does not fit its config.yaml: {error}") from error
+    run.data.prepare_data()
+    run.data.setup("validate")
+    return run
+
+
+def calibration_of(config: Namespace) -> Calibration | None:
+    """What the tricks of a configuration that act after training ask for."""
+    for name, settings in vars(config.tricks).items():
+        if settings is not None and all_tricks()[name].after_training:
+            made = all_tricks()[name](**vars(settings.init_args)).calibration()
+            if made is not None:
+                return made
+    return None
 
 
 def new_run_folder(kind: str) -> Path:

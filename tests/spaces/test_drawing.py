@@ -4,7 +4,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from nastricks.spaces import Edge, Space, Tiny64, WeightSharing64
+from nastricks.rng import generator
+from nastricks.spaces import Edge, NASNet, Space, Tiny64, WeightSharing64
 from nastricks.spaces.drawing import draw
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -25,6 +26,19 @@ def test_every_node_and_decision_is_drawn_inside_the_picture(space: Space) -> No
         if box.attrib["width"] != "100%":
             assert 0 <= float(box.attrib["x"]) <= width - float(box.attrib["width"])
             assert 0 <= float(box.attrib["y"]) <= height - float(box.attrib["height"])
+
+
+def test_no_two_boxes_share_a_place() -> None:
+    space = NASNet(channels=4, reductions=1)
+    architecture = space.sample(generator("drawing"))
+    root = ElementTree.fromstring(draw(space.graph(architecture), "nasnet"))
+    places = [(box.attrib["x"], box.attrib["y"]) for box in root.iter(f"{SVG}rect") if box.attrib["width"] != "100%"]
+    assert len(places) == len(set(places)) > 10
+
+
+def test_arrows_between_the_same_nodes_are_one_with_both_labels() -> None:
+    root = ElementTree.fromstring(draw([Edge("a", "b", "conv"), Edge("a", "b", "pool")], "two"))
+    assert "conv + pool" in [text.text for text in root.iter(f"{SVG}text")]
 
 
 def test_names_are_escaped() -> None:

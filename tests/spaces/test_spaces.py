@@ -24,7 +24,8 @@ in_every_space = pytest.mark.parametrize("name", SPACES)
 
 
 def test_every_space_is_tested() -> None:
-    assert {s.name for s in Space.__subclasses__()} == set(SPACES), "name a new space in SPACES"
+    elsewhere = {"nasnet", "sequence", "tabular"}  # test_nasnet.py, test_sequence.py, test_tabular.py
+    assert {s.name for s in Space.__subclasses__()} == set(SPACES) | elsewhere, "name a new space in SPACES"
 
 
 def worn(network: Network, *key: object) -> Network:

@@ -1,11 +1,12 @@
 """What an ablation says in words: plain sentences from the tables of `nastricks.ablation.statistics`."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from nastricks.ablation.statistics import CLAIMS, FEWEST_SEEDS, Metrics, Row
+from nastricks.ablation.statistics import BASE, CLAIMS, FEWEST_SEEDS, Metrics, Row
 from nastricks.errors import InputError
 
 
@@ -40,27 +41,65 @@ def _dependence(row: Row, single: Sequence[Row], metric: str) -> str:
     return f"It depends: {first} changes {metric} by {both} ({numbers})."
 
 
+def _from_when(effects: pd.DataFrame, metrics: Metrics, judged_against_base: Sequence[str]) -> list[str]:
+    """For metrics measured at growing numbers, such as best_true_at_50: from which number on each arm helps.
+
+    "From" means at that number and at every larger one, after Holm's correction at each.
+    """
+    stems: dict[str, list[int]] = {}
+    for metric in metrics:
+        if found := re.fullmatch(r"(.+)_at_(\d+)", metric):
+            stems.setdefault(found[1], []).append(int(found[2]))
+    lines = []
+    for stem, numbers in stems.items():
+        since: dict[str, int | None] = {}
+        for arm in judged_against_base:
+            since[arm] = None
+            for number in sorted(numbers, reverse=True):
+                at = effects[(effects["arm"] == arm) & (effects["metric"] == f"{stem}_at_{number}")]
+                if list(at["verdict"]) != ["helps"]:
+                    break
+                since[arm] = number
+        parts = [f"{arm} from {number}" for arm, number in since.items() if number is not None]
+        never = [arm for arm, number in since.items() if number is None]
+        parts += [f"up to {max(numbers)} not shown for {', '.join(never)}"] if never else []
+        if parts:
+            lines.append(f"Better than {BASE} by {stem}, from how many evaluations on: {'; '.join(parts)}.")
+    return lines
+
+
 def answer(
-    effects: pd.DataFrame, interactions: pd.DataFrame | None, metrics: Metrics, scale: Mapping[str, float] | None = None
+    effects: pd.DataFrame,
+    interactions: pd.DataFrame | None,
+    metrics: Metrics,
+    scale: Mapping[str, float] | None = None,
+    against: Mapping[str, str] | None = None,
 ) -> list[str]:
     """The answer in plain sentences, the headline first: what helps, what depends on what, what stays uncertain.
 
     Both tables are those of `nastricks.ablation.statistics`, fresh or read back from CSV. Claims are their verdicts on
     the first metric alone. `scale` names what the first metric is to be read beside: the base's mean, trivial rankings,
-    the most that can be reached. InputError without a metric.
+    the most that can be reached. `against` names the arm that an arm is judged against, where that is not base.
+    InputError without a metric.
     """
     if not metrics:
         raise InputError("metrics are empty, but an answer is about one: name a metric and its direction")
     metric, direction = next(iter(metrics.items()))
     tables = (effects, effects[:0] if interactions is None else interactions)
     rows, crossed = (table[table["metric"] == metric].to_dict("records") for table in tables)
-    single, combined = ([row for row in rows if ("+" in row["arm"]) is plus] for plus in (False, True))
+    others = {arm: reference for arm, reference in (against or {}).items() if reference != BASE}
+    own = [row for row in rows if row["arm"] not in others]
+    single, combined = ([row for row in own if ("+" in row["arm"]) is plus] for plus in (False, True))
     counts = sorted({int(row["n"]) for row in rows}) or [0]
     seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     better = f"{'higher' if direction == 'max' else 'lower'} is better"
     lines = [f"{metric} ({better}, {seeds} paired seeds): {_verdicts(single or combined)}."]
     if single and combined:
         lines.append(f"Combinations against base, each with the effects of its parts in it: {_verdicts(combined)}.")
+    for reference in dict.fromkeys(others.values()):
+        told = [row for row in rows if others.get(row["arm"]) == reference]
+        lines += [f"Against {reference}: {_verdicts(told)}."] if told else []
+    lines += _from_when(effects, metrics, [row["arm"] for row in own])
     lines += [_dependence(row, single, metric) for row in crossed if row["verdict"] in CLAIMS]
     if crossed and not any(row["verdict"] in CLAIMS for row in crossed):
         judged = f"{sum(row['n'] >= FEWEST_SEEDS for row in crossed)} of {len(crossed)}"

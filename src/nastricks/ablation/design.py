@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from nastricks.recipe import read_yaml
 BASE = "base"
 KEYS = (
     "name", "description", "stack", "set", "tricks", "design", "arms", "interactions", "seeds", "metrics", "table",
-    "children", "threads",
+    "children", "threads", "truth_arm",
 )  # fmt: skip
 DESIGNS = ("add_one", "leave_one_out", "cumulative", "factorial", "crossed")
 DEFAULT_METRICS = {"gt_tau": "max", "gt_tau_by_loss": "max", "p_at_10": "max", "derived_accuracy": "max"}
@@ -22,14 +22,18 @@ MOST_FACTORS = 6
 
 @dataclass(frozen=True)
 class Arm:
-    """One setting: recipe files, tricks (name -> settings, None to drop) and dotted keys on top of the base."""
+    """One setting: recipe files, tricks (name -> settings, None to drop) and dotted keys on top of the base.
+
+    `against` is the arm that it is judged against.
+    """
 
     tricks: Mapping[str, Any] = field(default_factory=dict)
     stack: tuple[str, ...] = ()
     set: Mapping[str, Any] = field(default_factory=dict)
+    against: str = BASE
 
     def with_tricks(self, tricks: Mapping[str, Any]) -> "Arm":
-        return Arm({**self.tricks, **tricks}, self.stack, self.set)
+        return replace(self, tricks={**self.tricks, **tricks})
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,12 @@ class Design:
     metrics: Mapping[str, str]
     table: str | None
     children: str
+    truth_arm: str | None = None
+
+    @property
+    def against(self) -> dict[str, str]:
+        """Arm -> the arm that it is judged against, for those that are not judged against base."""
+        return {name: arm.against for name, arm in self.arms.items() if arm.against != BASE}
 
 
 def read_design(file: str | Path) -> Design:
@@ -80,7 +90,19 @@ def read_design(file: str | Path) -> Design:
         metrics=dict(metrics),
         table=content.get("table"),
         children=str(content.get("children", "all")),
+        truth_arm=_truth_arm(content, arms, str(file)),
     )
+
+
+def _truth_arm(content: Mapping[str, Any], arms: Mapping[str, Arm], file: str) -> str | None:
+    named = content.get("truth_arm")
+    if named is None:
+        return None
+    if named not in arms:
+        raise unknown(f"truth_arm of {file}:", str(named), arms)
+    if not str(content.get("children", "all")).isdigit():
+        raise InputError(f"{file} names a truth_arm: say under children how many children every arm trains, such as 24")
+    return str(named)
 
 
 def _strings(value: Any, what: str) -> list[str]:
@@ -124,12 +146,13 @@ def _tricks(value: Any, what: str) -> dict[str, Any]:
 
 
 def _arm(value: Any, what: str) -> Arm:
-    """An arm: tricks alone, or a mapping with any of tricks, stack and set."""
-    if isinstance(value, Mapping) and set(value) <= {"tricks", "stack", "set"} and value:
+    """An arm: tricks alone, or a mapping with any of tricks, stack, set and against."""
+    if isinstance(value, Mapping) and set(value) <= {"tricks", "stack", "set", "against"} and value:
         return Arm(
             _tricks(value.get("tricks") or {}, f"tricks of {what}"),
             tuple(_strings(value.get("stack") or [], f"stack of {what}")),
             _flat(value.get("set") or {}),
+            str(value.get("against", BASE)),
         )
     return Arm(_tricks(value or {}, what))
 
@@ -145,8 +168,8 @@ def _arms(content: Mapping[str, Any], file: str) -> tuple[dict[str, Arm], tuple[
     for name, value in (content.get("arms") or {}).items():
         if name in arms and name != BASE:
             raise InputError(f"{file} names the arm {name} twice: once by its design, once under arms")
-        arms[str(name)] = _arm(value, f"arm {name} of {file}").with_tricks({})
-        arms[str(name)] = Arm({**common, **arms[str(name)].tricks}, arms[str(name)].stack, arms[str(name)].set)
+        arm = _arm(value, f"arm {name} of {file}")
+        arms[str(name)] = replace(arm, tricks={**common, **arm.tricks})
     for quadruple in content.get("interactions") or []:
         if not isinstance(quadruple, list) or len(quadruple) != 3:
             raise InputError(f"interactions of {file} holds {quadruple!r}: expected [first arm, second arm, both]")
@@ -154,6 +177,11 @@ def _arms(content: Mapping[str, Any], file: str) -> tuple[dict[str, Arm], tuple[
             if arm not in arms:
                 raise unknown(f"arm in interactions of {file}:", str(arm), arms)
         interactions.append((f"{quadruple[0]} x {quadruple[1]}", *quadruple))
+    for name, arm in arms.items():
+        if arm.against not in arms:
+            raise unknown(f"arm that {name} of {file} is judged against:", arm.against, arms)
+        if arm.against == name and name != BASE:
+            raise InputError(f"arm {name} of {file} is judged against itself: name another, or leave `against` out")
     if len(arms) < 2:
         raise InputError(f"{file} has no arm beside {BASE}: give a design or arms")
     return arms, tuple(interactions)

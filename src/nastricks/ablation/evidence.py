@@ -87,6 +87,13 @@ class Evidence:
         return {str(arm): tricks or {} for arm, tricks in self.config["arms"].items()}
 
     @property
+    def shown_effects(self) -> pd.DataFrame:
+        """`effects`, where an arm that is not judged against base says against which."""
+        against = self.config.get("against") or {}
+        names = {arm: f"{arm} (against {reference})" for arm, reference in against.items()}
+        return self.effects.assign(arm=self.effects["arm"].replace(names))
+
+    @property
     def seeds(self) -> list[int]:
         return [int(seed) for seed in self.config["seeds"]]
 

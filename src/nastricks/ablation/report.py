@@ -71,7 +71,7 @@ def render(evidence: Evidence) -> str:
         evidence=evidence,
         wanted=trials_wanted,
         verdicts=VERDICTS,
-        by_verdict=arms_by_verdict(evidence.effects, evidence.primary),
+        by_verdict=arms_by_verdict(evidence.shown_effects, evidence.primary),
         panels={panel.key: panel for panel in panels(evidence)},
         cost=cost_table(evidence.done, list(evidence.arms)),
         failures=[trial for trial in evidence.trials if trial.error],
@@ -116,7 +116,7 @@ def panels(evidence: Evidence) -> list[Panel]:
     """The plots for which there is evidence, each with the variants that a reader can choose."""
     metrics, arms, done = evidence.metrics, list(evidence.arms), evidence.done
     found = [
-        Panel("effects", "metric", _forests(evidence.effects, metrics)),
+        Panel("effects", "metric", _forests(evidence.shown_effects, metrics)),
         Panel("interactions", "metric", _forests(evidence.interactions, metrics, "the sum of both")),
         Panel(
             "trials",

@@ -25,9 +25,11 @@ from nastricks.modules import SupernetModule
 from nastricks.modules.registry import tricks as all_tricks
 from nastricks.ranking.metrics import ranking_metrics_by_accuracy_and_loss
 from nastricks.ranking.rank import find_table, picked
-from nastricks.recipe import dump, locate, resolve
+from nastricks.recipe import locate
 from nastricks.run import build
 from nastricks.search.engine import Engine, Lost
+from nastricks.search.loop import Search
+from nastricks.search.recipe import dump_any, resolve_any, searches
 
 PACKAGES = ("nastricks", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonargparse", "numpy", "scipy")
 
@@ -47,7 +49,9 @@ class Plan:
         for arm, config in self.configs.items():
             groups.setdefault(training_key(config), {})[arm] = config
         return [
-            Training(folder, self.design.name, seed, arms, self.design.table, self.design.children)
+            Training(
+                folder, self.design.name, seed, arms, self.design.table, self.design.children, self.design.truth_arm
+            )
             for seed in self.design.seeds
             for arms in groups.values()
         ]
@@ -62,19 +66,19 @@ def plan(design: Design, file: str | Path, extra: Sequence[str] = ()) -> Plan:
     configs = {arm: arm_config(design, settings, extra) for arm, settings in design.arms.items()}
     seen: dict[str, str] = {}
     for arm, config in configs.items():
-        text = dump(config)
+        text = dump_any(config)
         if text in seen:
             raise InputError(
                 f"arms {seen[text]!r} and {arm!r} of {file} resolve to the same setting: change one or leave it out"
             )
         seen[text] = arm
         try:
-            run = build(config, None, quiet=True)
-            run.check()
+            known = _known_metrics(design, config, str(file)) if arm == BASE else _check(config)
         except InputError as error:
             raise InputError(f"arm {arm!r} of {file}: {error}") from error
-        if arm == BASE:
-            _check_metrics(design, run, str(file))
+        for metric in design.metrics if arm == BASE else ():
+            if metric not in known:
+                raise unknown(f"metric in {file}:", metric, known)
     return Plan(design, locate(file), tuple(extra), configs)
 
 
@@ -90,7 +94,7 @@ def arm_config(design: Design, arm: Arm, extra: Sequence[str]) -> Namespace:
             overrides.append(f"--tricks.{name}={json.dumps(_consistent(name, whole, settings))}")
     for key, value in {**design.set, **arm.set}.items():
         overrides.append(f"--{key}={json.dumps(value) if not isinstance(value, str) else value}")
-    return resolve([*design.stack, *arm.stack, *extra], overrides)
+    return resolve_any([*design.stack, *arm.stack, *extra], overrides)
 
 
 def _ships(trick: str) -> bool:
@@ -108,34 +112,51 @@ def _consistent(trick: str, whole: dict[str, Any], given: Mapping[str, Any]) -> 
     return whole
 
 
-def _check_metrics(design: Design, run: Any, file: str) -> None:
-    if isinstance(run.module, SupernetModule):
-        ranked = ranking_metrics_by_accuracy_and_loss([0.0, 1.0], [1.0, 0.0], [0.0, 1.0])
-        known = [*ranked, "derived_accuracy", "derived_rank", "train/loss", "train/accuracy"]
-        table = find_table(run.module.space, run.data, design.table)
-        judged = [m for m in design.metrics if not m.startswith("train/")]
-        if table is None and judged:
-            raise InputError(
-                f"{file} asks for {judged[0]}, and no table ships for {run.module.space.name} on {run.data.name}: "
-                "make one with `nastricks bench` and name it under table"
-            )
-        if table is not None:
-            chosen = picked(run.module.space, design.children, seed=0)
-            table.require(run.module.space.format(a) for a in chosen)
-    else:
-        known = ["accuracy", "loss", "train/loss", "train/accuracy"]
-    for metric in design.metrics:
-        if metric not in known:
-            raise unknown(f"metric in {file}:", metric, known)
+def _check(config: Namespace) -> list[str]:
+    """Refuse now what a trial would refuse; the metrics that are known of a search."""
+    if searches(config):
+        return Search(config).metric_names()
+    build(config, None, quiet=True).check()
+    return []
+
+
+def _known_metrics(design: Design, config: Namespace, file: str) -> list[str]:
+    """What a trial measures.
+
+    Raises:
+        InputError: it cannot run, or it would lack the ground truth that a metric needs.
+    """
+    ranked = list(ranking_metrics_by_accuracy_and_loss([0.0, 1.0], [1.0, 0.0], [0.0, 1.0]))
+    trained = ["train/loss", "train/accuracy"]
+    if searches(config):
+        return _check(config)
+    run = build(config, None, quiet=True)
+    run.check()
+    if not isinstance(run.module, SupernetModule):
+        own = ["accuracy", "loss", *trained]
+        return own if design.truth_arm is None else [*ranked, "mean_accuracy", "mean_loss"]
+    if design.truth_arm is not None:
+        raise InputError(f"truth_arm of {file} compares children trained alone: add a child recipe to the stack")
+    table = find_table(run.module.space, run.data, design.table)
+    judged = [m for m in design.metrics if not m.startswith("train/")]
+    if table is None and judged:
+        raise InputError(
+            f"{file} asks for {judged[0]}, and no table ships for {run.module.space.name} on {run.data.name}: "
+            "make one with `nastricks bench` and name it under table"
+        )
+    if table is not None:
+        chosen = picked(run.module.space, design.children, seed=0)
+        table.require(run.module.space.format(a) for a in chosen)
+    return [*ranked, "derived_accuracy", "derived_rank", *trained]
 
 
 def training_key(config: Namespace) -> str:
     """What a training depends on: everything but the tricks that act after it."""
     clean = config.clone()
-    for name in vars(clean.tricks):
+    for name in vars(clean.tricks) if not searches(config) else ():  # in a search they act on every child
         if all_tricks()[name].after_training:
             clean.tricks[name] = None
-    return hashlib.sha256(dump(clean).encode()).hexdigest()
+    return hashlib.sha256(dump_any(clean).encode()).hexdigest()
 
 
 def run_ablation(
@@ -190,17 +211,20 @@ def _described(planned: Plan) -> dict[str, Any]:
     design = planned.design
     base = planned.configs[BASE]
     files = [planned.file, *(locate(f) for f in (*design.stack, *planned.extra))]
-    settings = {arm: hashlib.sha256(dump(config).encode()).hexdigest() for arm, config in planned.configs.items()}
-    judged = [design.metrics, design.interactions, design.table, design.children]
+    settings = {arm: hashlib.sha256(dump_any(config).encode()).hexdigest() for arm, config in planned.configs.items()}
+    judged: list[Any] = [design.metrics, design.interactions, design.table, design.children]
+    judged += [extra for extra in (design.against, design.truth_arm) if extra]
     return {
         "name": design.name,
         "description": design.description,
         "fingerprint": hashlib.sha256(json.dumps([settings, judged], sort_keys=True).encode()).hexdigest(),
         "space": base.space.class_path.rpartition(".")[2],
-        "data": base.data.class_path.rpartition(".")[2],
+        "data": "none" if base.get("data") is None else base.data.class_path.rpartition(".")[2],
         "metrics": dict(design.metrics),
         "seeds": list(design.seeds),
         "arms": {arm: _plain(settings, planned.configs[arm]) for arm, settings in design.arms.items()},
+        "against": design.against,
+        "truth_arm": design.truth_arm,
         "interactions": [list(quadruple) for quadruple in design.interactions],
         "stack": {_recipe_name(f): f.read_text() for f in files},
         "versions": {name: _version(name) for name in PACKAGES}
@@ -228,6 +252,24 @@ def _plain(arm: Arm, config: Namespace) -> dict[str, Any]:
     return shown | dict(arm.set)
 
 
+def _judge_children(folder: Path, truth_arm: str, results: Sequence[dict[str, Any]]) -> None:
+    """Judge each trial's children by those of `truth_arm`, the mean over its other seeds.
+
+    Its own seed is left out for every arm alike, so that no arm is compared with the very trainings that it shares a
+    seed with; with one seed there is nothing to compare with. The columns of ``ranking.csv`` get the truth.
+    """
+    done = {(r["arm"], r["seed"]): r for r in results if r["status"] == "done"}
+    frames = {key: pd.read_csv(trial_folder(folder, *key) / "ranking.csv", dtype={"architecture": str}) for key in done}
+    seeds = [seed for arm, seed in frames if arm == truth_arm]
+    for (arm, seed), frame in frames.items():
+        others = [frames[truth_arm, other].set_index("architecture")["accuracy"] for other in seeds if other != seed]
+        if others:
+            truth = pd.concat(others, axis=1).mean(axis=1).reindex(frame["architecture"]).to_numpy()
+            judged = ranking_metrics_by_accuracy_and_loss(frame["accuracy"], frame["loss"], truth)
+            done[arm, seed]["metrics"] |= judged
+            write_csv(trial_folder(folder, arm, seed) / "ranking.csv", frame.assign(truth=truth))
+
+
 def conclude(folder: Path) -> list[str]:
     """Write results.csv, effects.csv, interactions.csv, answer.json and report.html from the trials that are done.
 
@@ -244,6 +286,8 @@ def conclude(folder: Path) -> list[str]:
             result_path = trial_folder(folder, arm, seed) / "result.json"
             if result_path.is_file():
                 found.append(json.loads(result_path.read_text()))
+    if described.get("truth_arm"):
+        _judge_children(folder, described["truth_arm"], found)
     rows = [{**{c: result.get(c) for c in TRIAL_COLUMNS}, **result["metrics"]} for result in found]
     if not any(row["status"] == "done" and row["arm"] == BASE for row in rows):
         errors = [json.loads(p.read_text()).get("error") for p in sorted(folder.glob(f"trials/{BASE}/*/result.json"))]
@@ -254,7 +298,8 @@ def conclude(folder: Path) -> list[str]:
     quadruples = [tuple(q) for q in described["interactions"]]
     present = set(results["arm"])
     quadruples = [q for q in quadruples if set(q[1:]) <= present]
-    alone, crossed = judge(results, metrics, quadruples)
+    against = described.get("against") or {}
+    alone, crossed = judge(results, metrics, quadruples, against=against)
     tables = {"results": results, "effects": alone}
     if quadruples:
         tables["interactions"] = crossed
@@ -263,7 +308,7 @@ def conclude(folder: Path) -> list[str]:
     primary = next(iter(metrics))
     base = results.loc[(results["arm"] == BASE) & (results["status"] == "done"), primary].mean()
     beside = {BASE: float(base), **scale(found, primary)}
-    sentences = answer(alone, crossed if quadruples else None, metrics, beside)
+    sentences = answer(alone, crossed if quadruples else None, metrics, beside, against)
     write_json(folder / "answer.json", sentences)
     write_report(folder)
     return sentences

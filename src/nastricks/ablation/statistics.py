@@ -189,8 +189,10 @@ class _Results:
         return pd.concat(frames, ignore_index=True)
 
 
-def effects(results: pd.DataFrame, metrics: Metrics, confidence: float = 0.95) -> pd.DataFrame:
-    """Each arm against `base`: one row an arm and metric, with the columns of `COLUMNS`.
+def effects(
+    results: pd.DataFrame, metrics: Metrics, confidence: float = 0.95, against: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Each arm against `base`, or against the arm that `against` names for it: a row an arm and metric, with `COLUMNS`.
 
     `results` has one row a trial: arm, seed, status (done or failed), seconds, peak_memory_mb, then metrics; `metrics`
     maps a metric to the direction that is better, max or min. Only seeds where both arms are done and finite count.
@@ -204,7 +206,8 @@ def effects(results: pd.DataFrame, metrics: Metrics, confidence: float = 0.95) -
     Raises InputError for missing columns, unknown metrics or directions, no base, or a trial given twice.
     """
     table = _Results(results)
-    terms = {arm: (arm, BASE) for arm in table.arms if arm != BASE}
+    references = {arm: (against or {}).get(arm, BASE) for arm in table.arms if arm != BASE}
+    terms = {arm: (arm, reference) for arm, reference in references.items() if reference in table.arms}
     return table.contrast(terms, np.array([1.0, -1.0]), metrics, confidence)
 
 
@@ -230,12 +233,13 @@ def judge(
     metrics: Metrics,
     quadruples: Sequence[tuple[str, str, str, str]] = (),
     confidence: float = 0.95,
+    against: Mapping[str, str] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`effects` and `interactions` with Holm's correction over both together, one family a metric.
 
     Apart, each table keeps its own 5 %, and an ablation without any effect claims one in 8 % of cases.
     """
-    tables = effects(results, metrics, confidence), interactions(results, metrics, quadruples, confidence)
+    tables = effects(results, metrics, confidence, against), interactions(results, metrics, quadruples, confidence)
     for metric, direction in metrics.items():
         rows = [table["metric"] == metric for table in tables]
         p = np.concatenate([_p_for_holm(table[own]) for table, own in zip(tables, rows, strict=True)])

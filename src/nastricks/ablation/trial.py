@@ -13,17 +13,20 @@ import pandas as pd
 from jsonargparse import Namespace
 
 from nastricks.errors import InputError
-from nastricks.files import write_json, write_text
+from nastricks.files import write_csv, write_json, write_text
 from nastricks.memory import peak_memory_mb, reset_peak_memory
 from nastricks.modules import Calibration, SupernetModule
-from nastricks.modules.registry import tricks as all_tricks
 from nastricks.modules.run_folder import MetricsFile
 from nastricks.modules.tracking import Tracked, finish, track_results
 from nastricks.ranking.evaluate import score_children
 from nastricks.ranking.rank import Ranking, cost, find_table, picked, rank
 from nastricks.recipe import dump, with_seed
-from nastricks.run import Run, build
-from nastricks.search.engine import Stopwatch
+from nastricks.run import Run, build, calibration_of
+from nastricks.search.algorithm import Proposal
+from nastricks.search.engine import InProcess, Stopwatch
+from nastricks.search.loop import Search
+from nastricks.search.recipe import dump_any, searches
+from nastricks.search.reward import ChildTask, train_child
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,12 @@ class Training:
     arms: Mapping[str, Namespace]
     table: str | None
     children: str
+    truth_arm: str | None = None
+
+    @property
+    def children_of_an_arm(self) -> bool:
+        """Whether a trial trains `children` alone, to be judged by those of `truth_arm`."""
+        return self.truth_arm is not None
 
 
 def trial_folder(folder: Path, arm: str, seed: int) -> Path:
@@ -58,11 +67,15 @@ def run_training(training: Training) -> list[dict[str, Any]]:
     """Train once, judge each unfinished arm, write their results; a failure is recorded, not raised."""
     missing = [arm for arm in training.arms if finished(training.folder, arm, training.seed) is None]
     leader = next(iter(training.arms))
+    reset_peak_memory()
+    watch = Stopwatch()
+    if searches(training.arms[leader]):
+        return [_searched(training, arm, watch) for arm in missing]
     place = trial_folder(training.folder, leader, training.seed)
     if leader in missing:
         shutil.rmtree(place, ignore_errors=True)  # what a killed run left
-    reset_peak_memory()
-    watch = Stopwatch()
+    if training.children_of_an_arm:
+        return [_children(training, arm, watch) for arm in missing]
     tracked = Tracked(f"{leader}-seed{training.seed}", training.ablation, leader)
     try:
         # A leader that is done keeps its folder as it is; the other arms then train again without writing.
@@ -77,6 +90,64 @@ def run_training(training: Training) -> list[dict[str, Any]]:
         return [_failed(training, arm, leader, error, watch.seconds()) for arm in missing]
     seconds = watch.seconds()
     return [_judged(training, arm, leader, run, seconds) for arm in missing]
+
+
+def _searched(training: Training, arm: str, watch: Stopwatch) -> dict[str, Any]:
+    """One search; what a killed one has trained is kept, and the search replayed."""
+    place = trial_folder(training.folder, arm, training.seed)
+    try:
+        config = with_seed(training.arms[arm], training.seed)
+        search = Search(config, place)
+        metrics = search.run(InProcess())
+        write_text(place / "config.yaml", dump_any(config))
+    except Exception as error:
+        return _failed(training, arm, arm, error, watch.seconds())
+    best = search.best_at(search.budget).architecture
+    result = _result(training, arm, watch.seconds(), metrics, baselines=search.baselines(), derived=best)
+    _track(training, arm, arm, config, result, None)
+    write_json(place / "result.json", result)
+    return result
+
+
+def _children(training: Training, arm: str, watch: Stopwatch) -> dict[str, Any]:
+    """The same random children trained alone under an arm's recipe; the runner judges their ranking by `truth_arm`."""
+    place = trial_folder(training.folder, arm, training.seed)
+    try:
+        config = with_seed(training.arms[arm], training.seed)
+        space = build(config, None, quiet=True).module.space
+        rows = []
+        for architecture in picked(space, training.children, seed=0):
+            name = space.format(architecture)
+            measured = train_child(ChildTask(config, Proposal(architecture), name))
+            rows.append({"architecture": name, "accuracy": measured.accuracy, "loss": measured.loss})
+        frame = pd.DataFrame(rows)
+        write_csv(place / "ranking.csv", frame)
+        write_text(place / "config.yaml", dump_any(config))
+    except Exception as error:
+        return _failed(training, arm, arm, error, watch.seconds())
+    means = {f"mean_{column}": float(frame[column].mean()) for column in ("accuracy", "loss")}
+    result = _result(training, arm, watch.seconds(), means)
+    _track(training, arm, arm, config, result, None)
+    write_json(place / "result.json", result)
+    return result
+
+
+def _result(training: Training, arm: str, seconds: float, metrics: Mapping[str, float], **more: Any) -> dict[str, Any]:
+    """A trial that is done, as its result.json holds it."""
+    return {
+        "arm": arm,
+        "seed": training.seed,
+        "status": "done",
+        "seconds": seconds,
+        "peak_memory_mb": peak_memory_mb(),
+        "metrics": dict(metrics),
+        "baselines": {},
+        "noise_ceiling": None,
+        "derived": None,
+        "error": None,
+        "shared_training": None,
+        **more,
+    }
 
 
 def _judged(training: Training, arm: str, leader: str, run: Run, training_seconds: float) -> dict[str, Any]:
@@ -100,32 +171,19 @@ def _judged(training: Training, arm: str, leader: str, run: Run, training_second
         write_text(place / "config.yaml", dump(config))
     except Exception as error:
         return _failed(training, arm, leader, error, training_seconds)
-    result = {
-        "arm": arm,
-        "seed": training.seed,
-        "status": "done",
-        "seconds": training_seconds + watch.seconds(),
-        "peak_memory_mb": peak_memory_mb(),
-        "metrics": {**metrics, **_last_of_training(run, trial_folder(training.folder, leader, training.seed))},
-        "baselines": ranking.baselines if ranking else {},
-        "noise_ceiling": ranking.ceiling if ranking else None,
-        "derived": ranking.derived if ranking else None,
-        "error": None,
-        "shared_training": None if arm == leader else leader,
-    }
-    _track(training, arm, leader, run, config, result, ranking)
+    result = _result(
+        training,
+        arm,
+        training_seconds + watch.seconds(),
+        {**metrics, **_last_of_training(run, trial_folder(training.folder, leader, training.seed))},
+        baselines=ranking.baselines if ranking else {},
+        noise_ceiling=ranking.ceiling if ranking else None,
+        derived=ranking.derived if ranking else None,
+        shared_training=None if arm == leader else leader,
+    )
+    _track(training, arm, leader, config, result, None if ranking is None else ranking.rows)
     write_json(place / "result.json", result)
     return result
-
-
-def calibration_of(config: Namespace) -> Calibration | None:
-    """What the tricks of a configuration that act after training ask for."""
-    for name, settings in vars(config.tricks).items():
-        if settings is not None and all_tricks()[name].after_training:
-            made = all_tricks()[name](**vars(settings.init_args)).calibration()
-            if made is not None:
-                return made
-    return None
 
 
 def child_metrics(run: Run, calibration: Calibration | None) -> dict[str, float]:
@@ -153,18 +211,9 @@ def _last_of_training(run: Run, leader: Path) -> dict[str, float]:
 def _failed(training: Training, arm: str, leader: str, error: Exception, seconds: float) -> dict[str, Any]:
     place = trial_folder(training.folder, arm, training.seed)
     write_text(place / "error.txt", "".join(traceback.format_exception(error)))
-    result = {
-        "arm": arm,
-        "seed": training.seed,
-        "status": "failed",
-        "seconds": seconds,
-        "peak_memory_mb": peak_memory_mb(),
-        "metrics": {},
-        "baselines": {},
-        "noise_ceiling": None,
-        "error": f"{type(error).__name__}: {error}",
-        "shared_training": None if arm == leader else leader,
-    }
+    shared = None if arm == leader else leader
+    why = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+    result = _result(training, arm, seconds, {}, shared_training=shared, **why)
     write_json(place / "result.json", result)
     finish()
     return result
@@ -174,10 +223,9 @@ def _track(
     training: Training,
     arm: str,
     leader: str,
-    run: Run,
     config: Namespace,
     result: dict[str, Any],
-    ranking: Ranking | None,
+    rows: pd.DataFrame | None,
 ) -> None:
     tracking = config.loggers.wandb
     if tracking is None:
@@ -185,10 +233,9 @@ def _track(
     place = Tracked(f"{arm}-seed{training.seed}", training.ablation, arm)
     names = [name for name, settings in vars(config.tricks).items() if settings is not None]
     curves: Sequence[dict[str, Any]] = []
-    if arm != leader:  # its training was logged under the leader's name
+    if arm != leader or searches(config):  # a training is logged as it runs, under the leader's name
         path = trial_folder(training.folder, leader, training.seed) / "metrics.csv"
         curves = pd.read_csv(path).to_dict("records") if path.exists() else []  # type: ignore[assignment]
     folder = trial_folder(training.folder, arm, training.seed)
-    rows = None if ranking is None else ranking.rows
     settings = vars(tracking.init_args) if "init_args" in tracking else vars(tracking)
-    track_results(settings, folder, dump(config), names, place, curves, result["metrics"], rows)
+    track_results(settings, folder, dump_any(config), names, place, curves, result["metrics"], rows)

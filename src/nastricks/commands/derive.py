@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from nastricks.ablation.trial import calibration_of
 from nastricks.commands.progress import progress
-from nastricks.commands.rank import load_run
 from nastricks.derivations import Trained
 from nastricks.errors import InputError
 from nastricks.files import write_json, write_text
 from nastricks.modules import SupernetModule
 from nastricks.ranking.rank import scored
-from nastricks.run import Run
+from nastricks.run import Run, calibration_of, load_run
 from nastricks.spaces import Architecture
 from nastricks.spaces.drawing import draw
 
@@ -51,7 +49,7 @@ def _scores(run: Run, folder: Path) -> Mapping[Architecture, float]:
     path = folder / "ranking.csv"
     if path.is_file():
         rows = pd.read_csv(path, dtype={"architecture": str})
-        if len(rows) == len(space):
+        if len(rows) == space.size:
             return {space.parse(a): float(s) for a, s in zip(rows["architecture"], rows["accuracy"], strict=True)}
     chosen = list(space.architectures())
     with progress("rank", len(chosen)) as (bar, number):

@@ -19,7 +19,6 @@ KINDS_OF_RECIPES = (
     "loggers",
     "search",
     "ablations",
-    "runs",
 )
 
 

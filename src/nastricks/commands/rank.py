@@ -8,43 +8,16 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from nastricks.ablation.trial import calibration_of
 from nastricks.commands.progress import progress
 from nastricks.errors import InputError
 from nastricks.files import write_json
 from nastricks.modules import SupernetModule
-from nastricks.modules.run_folder import load_checkpoint
 from nastricks.ranking.baselines import NO_CEILING, baselines, noise_ceiling
 from nastricks.ranking.metrics import ranking_metrics, s_tau
 from nastricks.ranking.rank import Ranking, find_table, picked
 from nastricks.ranking.rank import rank as rank_module
 from nastricks.ranking.tables import load_table
-from nastricks.recipe import resolve
-from nastricks.run import Run, build
-
-
-def load_run(folder: str | Path) -> Run:
-    """A finished run: its configuration, built, with the weights of its last checkpoint.
-
-    Raises:
-        InputError: the folder holds no finished run of nastricks, or a checkpoint of another space.
-    """
-    path = Path(folder)
-    if not (path / "config.yaml").is_file():
-        raise InputError(f"{folder} holds no run: expected a folder that `nastricks fit` wrote")
-    run = build(resolve([path / "config.yaml"], ["--loggers.wandb", "null"]), None, quiet=True)
-    checkpoint = load_checkpoint(path)
-    run.check()
-    for trick in run.tricks:
-        trick.surgery(run.module)
-    run.module.on_load_checkpoint(checkpoint)
-    try:
-        run.module.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
-        raise InputError(f"the checkpoint of {folder} does not fit its config.yaml: {error}") from error
-    run.data.prepare_data()
-    run.data.setup("validate")
-    return run
+from nastricks.run import calibration_of, load_run
 
 
 def rank(arguments: argparse.Namespace) -> int:

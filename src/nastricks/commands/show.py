@@ -52,8 +52,8 @@ def _listed(file: str | None) -> list[str]:
 
 
 def _describe(space: Space, with_data: bool) -> int:
-    print(f"{space.name}: {len(space):,} architectures, {len(space.choices)} choices")
-    if len(space) <= LISTED:
+    print(f"{space.name}: {space.size:,} architectures, {len(space.choices)} choices")
+    if space.size <= LISTED:
         distinct = len({space.canonical(architecture) for architecture in space.architectures()})
         print(f"{distinct:,} of them are distinct networks when trained alone")
     for choice in space.choices:

@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nastricks.ablation.trial import calibration_of, child_metrics
+from nastricks.ablation.trial import child_metrics
 from nastricks.commands.derive import derived
 from nastricks.errors import InputError, unknown
 from nastricks.files import write_json
 from nastricks.modules import SupernetModule
 from nastricks.modules.run_folder import LAST
 from nastricks.recipe import dump, read_yaml, resolve
-from nastricks.run import build
+from nastricks.run import build, calibration_of
 
 KEYS = ("stack", "set", "architecture_of", "weights_of")
 

@@ -1,6 +1,32 @@
 """Estimators: how a policy learns."""
 
-from nastricks.estimators.base import Estimator, Step
+from nastricks.estimators.base import Estimator, Step, Updater
+from nastricks.estimators.baselines import (
+    Baseline,
+    Critic,
+    ExponentialBaseline,
+    FixedBaseline,
+    MeanBaseline,
+    NoBaseline,
+)
 from nastricks.estimators.first_order import FirstOrder
+from nastricks.estimators.ppo import PPO
+from nastricks.estimators.relax import RELAX
+from nastricks.estimators.score_function import Reinforce, ScoreFunction
 
-__all__ = ["Estimator", "FirstOrder", "Step"]
+__all__ = [
+    "Baseline",
+    "Critic",
+    "Estimator",
+    "ExponentialBaseline",
+    "FirstOrder",
+    "FixedBaseline",
+    "MeanBaseline",
+    "NoBaseline",
+    "PPO",
+    "RELAX",
+    "Reinforce",
+    "ScoreFunction",
+    "Step",
+    "Updater",
+]

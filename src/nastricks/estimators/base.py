@@ -1,7 +1,7 @@
 """How a policy learns: an estimator sees the whole step and leaves gradients on the policy's parameters."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -14,7 +14,20 @@ from nastricks.policies import Policy
 from nastricks.spaces import Architecture, Gates
 
 
-class Step(Protocol):
+class Updater(Protocol):
+    """Whoever applies an estimator's gradients: a training step, or a loop that trains children."""
+
+    def average(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """The mean over ranks of gradients that were taken outside `manual_backward`."""
+
+    def advance(self) -> None:
+        """Step the optimizers of the policy and of the estimator with the gradients left so far, then clear them.
+
+        For estimators that take several steps an update [the epochs of PPO]; the last gradients are left as they are.
+        """
+
+
+class Step(Updater, Protocol):
     """One training step, as an estimator sees it."""
 
     moment: Moment
@@ -37,9 +50,6 @@ class Step(Protocol):
 
     def reward(self, architectures: Sequence[Architecture]) -> Tensor:
         """Accuracy (A,) in [0, 1] of each architecture's path on the search batch, without gradient."""
-
-    def average(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """The mean over ranks of gradients that were taken outside `manual_backward`."""
 
 
 class Estimator(nn.Module, ABC):
@@ -83,12 +93,16 @@ class Estimator(nn.Module, ABC):
 
     @abstractmethod
     def update(self, step: Step) -> None:
-        """Leave gradients in ``.grad`` of the policy's parameters, of no others."""
+        """Leave gradients in ``.grad`` of the policy's parameters and of the estimator's own, of no others."""
 
-    def leave(self, step: Step, loss: Tensor) -> None:
-        """Differentiate a loss by the policy's parameters alone, average over ranks, and leave the gradients."""
-        parameters = [p for p in self.policy.parameters() if p.requires_grad]
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
-        for parameter, gradient in zip(parameters, step.average(filled), strict=True):
+    def leave(self, updater: Updater, loss: Tensor, parameters: Iterable[nn.Parameter] | None = None) -> None:
+        """Differentiate a loss by some parameters alone, average over ranks, and leave the gradients.
+
+        The parameters are the policy's where none are named.
+        """
+        named = self.policy.parameters() if parameters is None else parameters
+        learning = [p for p in named if p.requires_grad]
+        gradients = torch.autograd.grad(loss, learning, allow_unused=True)
+        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(learning, gradients, strict=True)]
+        for parameter, gradient in zip(learning, updater.average(filled), strict=True):
             parameter.grad = gradient

@@ -26,6 +26,7 @@ class TrainingStep:
     moment: Moment
     train: Batch
     weight_optimizer: Optimizer
+    policy_optimizers: Sequence[Optimizer] = ()
 
     @cached_property
     def search(self) -> Batch:
@@ -61,3 +62,8 @@ class TrainingStep:
     def average(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         strategy = self.module.trainer.strategy
         return [strategy.reduce(g, reduce_op="mean") for g in gradients]
+
+    def advance(self) -> None:
+        for optimizer in self.policy_optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)

@@ -160,7 +160,7 @@ class TrainingModule(pl.LightningModule):
         optimizers = self.optimizers(use_pl_optimizer=False)
         first, *rest = optimizers if isinstance(optimizers, list) else [optimizers]
         self._set_learning_rate(first, now)
-        step = TrainingStep(module=self, moment=now, train=self.on_batch(batch, now), weight_optimizer=first)
+        step = TrainingStep(self, now, self.on_batch(batch, now), weight_optimizer=first, policy_optimizers=rest)
         estimator = self.estimator
         learns = estimator is not None and estimator.due(now) and all(t.may_learn(now) for t in self._at("may_learn"))
         if learns and estimator is not None and estimator.order == "before":
@@ -313,7 +313,7 @@ class TrainingModule(pl.LightningModule):
             "epoch": self.current_epoch,
             "sums": self._sums.state(),
             "space": self.space.name,
-            "architectures": len(self.space),
+            "architectures": self.space.size,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

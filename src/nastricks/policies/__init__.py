@@ -2,7 +2,22 @@
 
 from nastricks.policies.base import Policy
 from nastricks.policies.fixed import Fixed
+from nastricks.policies.independent import Independent
+from nastricks.policies.lstm_controller import LSTMController
+from nastricks.policies.sequence import Rollout, Scored, SequencePolicy
 from nastricks.policies.softmax import Softmax
 from nastricks.policies.uniform import UniformPath
+from nastricks.policies.vocabulary import Vocabulary
 
-__all__ = ["Fixed", "Policy", "Softmax", "UniformPath"]
+__all__ = [
+    "Fixed",
+    "Independent",
+    "LSTMController",
+    "Policy",
+    "Rollout",
+    "Scored",
+    "SequencePolicy",
+    "Softmax",
+    "UniformPath",
+    "Vocabulary",
+]

@@ -69,8 +69,8 @@ def picked(space: Space, children: str, seed: int) -> list[Architecture]:
     """
     if children == "all":
         return list(space.architectures())
-    if not children.isdigit() or not 2 <= int(children) <= len(space):
-        raise InputError(f"--children is {children!r}: expected all, or a number from 2 to {len(space)}")
+    if not children.isdigit() or not 2 <= int(children) <= space.size:
+        raise InputError(f"--children is {children!r}: expected all, or a number from 2 to {space.size}")
     rng, drawn = generator(seed, "children"), set[Architecture]()
     while len(drawn) < int(children):
         drawn.add(space.sample(rng))

@@ -178,6 +178,12 @@ def write_table(path: str | Path, table: Table) -> None:
     write_csv(Path(path), frame)
 
 
+def shipped_or(path: str | Path) -> Path:
+    """The file, or the shipped table of that name, such as ``tiny64_digits``."""
+    shipped = Path(str(files("nastricks"))) / "tables" / f"{path}.csv"
+    return shipped if not Path(path).is_file() and shipped.is_file() else Path(path)
+
+
 def shipped_table(space: str, data: str) -> Path | None:
     """The table that ships with the package for `space` trained on `data` (`tiny64_digits.csv`), or None."""
     path = Path(str(files("nastricks"))) / "tables" / f"{space}_{data}.csv"

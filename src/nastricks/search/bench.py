@@ -70,8 +70,8 @@ def make_table(
     if not isinstance(probe.module, ChildModule):
         raise InputError("bench trains children: add a child recipe, such as -c recipes/child/tiny64.yaml")
     space: Space = probe.module.space
-    if len(space) > MOST_CHILDREN:
-        raise InputError(f"{space.name} has {len(space)} children: bench trains every one, at most {MOST_CHILDREN}")
+    if space.size > MOST_CHILDREN:
+        raise InputError(f"{space.name} has {space.size} children: bench trains every one, at most {MOST_CHILDREN}")
     _claim(config, folder)
     names = [space.format(architecture) for architecture in space.architectures()]
     tasks = [Replica(folder, config, name, number) for number in range(replicas) for name in names]

@@ -5,6 +5,8 @@ and its task is run again. Results are handed over as they come; who needs an or
 """
 
 import os
+import re
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +20,7 @@ from nastricks.errors import InputError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+SECONDS_TO_ANSWER = 10
 ATTEMPTS = 3  # runs of one task whose worker keeps dying
 
 
@@ -83,6 +86,7 @@ class RayWorkers:
         if self.address is None and ray.is_initialized():
             self._connected = True
             return
+        self._knock()
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if self.address is None:
@@ -93,6 +97,16 @@ class RayWorkers:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(f"no Ray cluster answers at {self.address}: {reason}") from error
         self._connected = self._started = True
+
+    def _knock(self) -> None:
+        """See that somebody listens at the address: Ray itself tries for minutes."""
+        found = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", self.address or "")
+        if found is None:  # this machine, or a word such as "auto"
+            return
+        try:
+            socket.create_connection((found[1], int(found[2])), SECONDS_TO_ANSWER).close()
+        except (OSError, OverflowError) as error:
+            raise InputError(f"no Ray cluster answers at {self.address}: {error}") from error
 
     def _spread(self, ray: Any, function: Callable[[Any], Any], tasks: list[Any]) -> Iterator[tuple[Any, Any]]:
         gpus = 1 if torch.cuda.is_available() else 0

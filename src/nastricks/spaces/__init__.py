@@ -15,6 +15,9 @@ from nastricks.spaces.base import (
     Segment,
     Space,
 )
+from nastricks.spaces.nasnet import NASNet
+from nastricks.spaces.sequence import SequenceSpace
+from nastricks.spaces.tabular import Tabular
 from nastricks.spaces.tiny64 import Tiny64
 from nastricks.spaces.weight_sharing_64 import WeightSharing64
 
@@ -27,11 +30,14 @@ __all__ = [
     "Gate",
     "GatedOps",
     "Gates",
+    "NASNet",
     "Network",
     "Option",
     "Plain",
     "Segment",
+    "SequenceSpace",
     "Space",
+    "Tabular",
     "Tiny64",
     "WeightSharing64",
 ]

@@ -6,6 +6,7 @@ the same class, a child's parameters bear the names that they bear in the supern
 """
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -226,11 +227,16 @@ class Space(ABC):
         """Every architecture, in lexicographic order."""
         return itertools.product(*(range(len(choice.options)) for choice in self.choices))
 
+    @property
+    def size(self) -> int:
+        """How many architectures there are; `len` refuses numbers from 2 ** 63 on, and many spaces are larger."""
+        return math.prod(len(choice.options) for choice in self.choices)
+
     def __len__(self) -> int:
-        size = 1
-        for choice in self.choices:
-            size *= len(choice.options)
-        return size
+        return self.size
+
+    def __bool__(self) -> bool:
+        return True
 
     def sample(self, rng: torch.Generator) -> Architecture:
         """A uniform architecture: option by option among the legal ones."""

@@ -5,13 +5,17 @@ from html import escape
 
 from nastricks.spaces.base import Edge
 
-BOX_WIDTH, BOX_HEIGHT, GAP, ROW = 108, 40, 150, 96
+BOX_WIDTH, BOX_HEIGHT, GAP, ROW = 124, 40, 190, 96
 MARGIN, TITLE = 24, 44
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#666666")
 
 
 def draw(edges: Sequence[Edge], title: str) -> str:
-    """The text of an SVG file. Nodes stand in the column of their longest path from a source."""
+    """The text of an SVG file. Nodes stand in the column of their longest path from a source.
+
+    Arrows between the same two nodes are drawn as one, with all their labels.
+    """
+    edges = _joined(edges)
     columns = _columns(edges)
     width = 2 * MARGIN + (max(columns.values()) + 1) * BOX_WIDTH + max(columns.values()) * GAP
     rows = _rows(edges, columns)
@@ -31,6 +35,13 @@ def draw(edges: Sequence[Edge], title: str) -> str:
     return "\n".join([*parts, "</svg>\n"])
 
 
+def _joined(edges: Sequence[Edge]) -> list[Edge]:
+    labels: dict[tuple[str, str], list[str]] = {}
+    for edge in edges:
+        labels.setdefault((edge.source, edge.target), []).append(edge.label)
+    return [Edge(source, target, " + ".join(told)) for (source, target), told in labels.items()]
+
+
 def _columns(edges: Sequence[Edge]) -> dict[str, int]:
     """Longest path from a source, a node."""
     nodes = list(dict.fromkeys(n for e in edges for n in (e.source, e.target)))
@@ -42,13 +53,17 @@ def _columns(edges: Sequence[Edge]) -> dict[str, int]:
 
 
 def _rows(edges: Sequence[Edge], columns: dict[str, int]) -> dict[str, int]:
-    """All in one row, but that every second node which an arrow would jump over moves down."""
+    """One row, but every second node that an arrow would jump over moves down; no two nodes share a place."""
     rows = dict.fromkeys(columns, 0)
+    taken: set[tuple[int, int]] = set()
     lower = 1
     for node, column in columns.items():
         if any(columns[e.source] < column < columns[e.target] and node not in e[:2] for e in edges):
             rows[node] = lower
             lower = 1 - lower
+        while (column, rows[node]) in taken:
+            rows[node] += 1
+        taken.add((column, rows[node]))
     return rows
 
 
@@ -62,10 +77,13 @@ def _arrow(edge: Edge, place: dict[str, tuple[int, int]], columns: dict[str, int
     )
     path = f"M{x1} {y1} C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}"
     words = edge.label.replace("_", " ")
+    # Before the next column, and nearer to the source: arrows that cross do so half-way.
+    part = 0.4 * min(1.0, GAP / (x2 - x1))
+    x, y = x1 + part * (x2 - x1), y1 + (3 * part**2 - 2 * part**3) * (y2 - y1)
     return (
         f'<defs>{marker}</defs><path d="{path}" fill="none" stroke="{colour}" stroke-width="2.5" '
         f'marker-end="url(#tip{number})"/>'
-        f'<text x="{(x1 + x2) // 2}" y="{(y1 + y2) // 2 - 9}" text-anchor="middle" fill="{colour}" '
+        f'<text x="{x:.0f}" y="{y - 9:.0f}" text-anchor="middle" fill="{colour}" '
         f'stroke="white" stroke-width="4" paint-order="stroke">{escape(words)}</text>'
     )
 

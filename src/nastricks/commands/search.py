@@ -1,0 +1,39 @@
+"""`nastricks search`: black-box search and controllers."""
+
+import argparse
+from contextlib import closing
+from pathlib import Path
+
+from nastricks.commands.progress import progress
+from nastricks.files import write_json
+from nastricks.search.engine import Engine, engine
+from nastricks.search.loop import Search, claim
+from nastricks.search.recipe import resolve_search
+
+
+def search(arguments: argparse.Namespace) -> int:
+    """Search, or continue an interrupted search; print the best architecture and what was reached."""
+    config = resolve_search(arguments.config, arguments.overrides)
+    probe = Search(config)
+    algorithm = type(probe.algorithm).__name__
+    folder = Path(arguments.out) if arguments.out else Path("runs") / f"search-{probe.space.name}-{algorithm.lower()}"
+    with closing(engine(arguments.workers, arguments.ray)) as runs:
+        claim(config, folder)
+        made = Search(config, folder)
+        metrics = _run(made, runs)
+    best = made.best_at(made.budget)
+    told = {"best": best.architecture, "evaluations": len(made.evaluations), "metrics": metrics}
+    write_json(folder / "result.json", {**told, "baselines": made.baselines()})
+    print(f"best: {best.architecture}, reward {best.reward:.4f}, evaluation {best.number} of {len(made.evaluations)}")
+    if best.truth is not None:
+        print(f"its true accuracy: {best.truth:.4f}")
+    for kind, values in made.baselines().items():
+        label = {"chance": "a random architecture on average", "best": "the best of the table"}[kind]
+        print(f"{label}: {next(iter(values.values())):.4f}")
+    print(f"evaluations: {folder / 'evaluations.csv'}")
+    return 0
+
+
+def _run(made: Search, runs: Engine) -> dict[str, float]:
+    with progress(f"search {made.space.name}", made.budget) as (bar, number):
+        return made.run(runs, lambda spent: bar.update(number, completed=spent))

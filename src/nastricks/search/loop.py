@@ -1,0 +1,304 @@
+"""The search loop: ask, measure, tell, until the budget is spent.
+
+An interrupted search is continued by replaying it: an algorithm that is told the same outcomes in the same order asks
+the same questions, and children that were trained before the interruption are answered from the run folder.
+"""
+
+import functools
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jsonargparse import Namespace
+
+from nastricks.errors import InputError
+from nastricks.files import write_csv, write_json, write_text
+from nastricks.ranking.tables import Table
+from nastricks.recipe import FIT_KEYS, refused
+from nastricks.search.algorithm import Outcome, Proposal, SearchAlgorithm
+from nastricks.search.engine import Engine
+from nastricks.search.recipe import dump_any, search_parser
+from nastricks.search.reward import Measured, Reward, Setting, truth_table
+from nastricks.spaces import Architecture, Cost, Space
+
+CHECKPOINTS = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+"""Numbers of evaluations at which the best so far is a metric of its own."""
+
+CURVE_POINTS = 100
+SECONDS_BETWEEN_WRITES = 5.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One row of ``evaluations.csv``: `spent` counts full evaluations, this one included."""
+
+    number: int
+    spent: float
+    architecture: str
+    epochs: int | None
+    reward: float
+    accuracy: float
+    truth: float | None
+    params: int | None
+    flops: int | None
+    seconds: float
+    status: str
+    repeat: bool
+
+
+class Search:
+    """One search of a resolved configuration.
+
+    Args:
+        config: Of `nastricks.search.recipe.resolve_search`, with its seed.
+        folder: Where trained children are kept and results written; None keeps nothing.
+
+    Raises:
+        InputError: an algorithm, a reward and a space that do not fit one another.
+    """
+
+    def __init__(self, config: Namespace, folder: Path | None = None) -> None:
+        self.config, self.folder = config, folder
+        self.budget: int = config.search.evaluations
+        self.seed: int = config.seed_everything
+        made = _instantiated(config)
+        self.space: Space = made.space
+        self.setting = Setting(config, self.space, made.get("data"), self.seed)
+        self.reward: Reward = made.search.reward
+        self.algorithm: SearchAlgorithm = made.search.algorithm(self.space, self.seed)
+        self.reward.prepare(self.setting)
+        if self.algorithm.needs_epochs and not self.reward.by_epochs:
+            raise InputError(
+                f"{type(self.algorithm).__name__} asks for children of few epochs, and {type(self.reward).__name__} "
+                "knows none: take TableReward with fidelities, or TrainedChild"
+            )
+        self.algorithm.check_rewards(*self.reward.range)
+        self.truth = self._truth()
+        self._known: dict[Proposal, Measured] = {}
+        self._costs: dict[Architecture, Cost] = {}
+        self.evaluations: list[Evaluation] = []
+        self._best: list[Evaluation] = []  # those that were the best so far when they came
+        self._seen: set[str] = set()
+        self._curve: list[dict[str, float]] = []
+
+    def _truth(self) -> Table | None:
+        return truth_table(self.setting, self.config.search.truth or getattr(self.reward, "table", None))
+
+    def run(self, engine: Engine, done: Callable[[float], None] = lambda spent: None) -> dict[str, float]:
+        """Search until the budget is spent or nothing is left to ask; returns the metrics."""
+        written = time.monotonic()
+        spent = 0.0
+        while spent < self.budget - 1e-9:
+            asked = self._within(self.algorithm.ask(), spent)
+            if not asked:
+                break
+            measured = self._measured(asked, engine)
+            outcomes = []
+            for proposal, found in zip(asked, measured, strict=True):
+                outcome = self._outcome(proposal, found)
+                spent += self._price(proposal)
+                outcomes.append(outcome)
+                self._note(outcome, found, spent)
+            self.algorithm.tell(outcomes)
+            self._draw_curve(spent)
+            done(spent)
+            if self.folder is not None and time.monotonic() - written > SECONDS_BETWEEN_WRITES:
+                self._write()
+                written = time.monotonic()
+        if not self.evaluations:
+            raise InputError(f"{type(self.algorithm).__name__} proposed no architecture of {self.space.name}")
+        metrics = self.metrics()
+        if self.folder is not None:
+            self._write()
+        return metrics
+
+    def _price(self, proposal: Proposal) -> float:
+        """What a proposal takes of the budget: 1, or its share of a full evaluation's epochs."""
+        full = self.reward.full_epochs
+        return 1.0 if proposal.epochs is None or full is None else proposal.epochs / full
+
+    def _within(self, asked: Sequence[Proposal], spent: float) -> list[Proposal]:
+        """The proposals that the budget still pays for."""
+        kept = []
+        for proposal in asked:
+            spent += self._price(proposal)
+            if spent > self.budget + 1e-9:
+                break
+            kept.append(proposal)
+        return kept
+
+    def _measured(self, asked: Sequence[Proposal], engine: Engine) -> list[Measured]:
+        """Every proposal's measurement, in the order asked; no network is measured twice."""
+        keys = [Proposal(self.space.canonical(p.architecture), p.epochs) for p in asked]
+        missing = [key for key in dict.fromkeys(keys) if key not in self._known and not self._recall(key)]
+        if missing:
+            for key, found in self.reward.measure(missing, engine):
+                self._known[key] = found
+                if self.folder is not None and self.reward.trains:
+                    named = {"architecture": self.space.format(key.architecture), "epochs": key.epochs}
+                    write_json(self._file(key), {**named, **asdict(found)})
+        return [self._known[key] for key in keys]
+
+    def _file(self, key: Proposal) -> Path:
+        assert self.folder is not None
+        named = f"{self.space.format(key.architecture)} {key.epochs}"
+        return self.folder / "children" / f"{hashlib.sha256(named.encode()).hexdigest()[:20]}.json"
+
+    def _recall(self, key: Proposal) -> bool:
+        if self.folder is None or not self.reward.trains or not self._file(key).is_file():
+            return False
+        kept = json.loads(self._file(key).read_text())
+        self._known[key] = Measured(**{field: kept[field] for field in Measured.__dataclass_fields__})
+        return True
+
+    def _outcome(self, proposal: Proposal, measured: Measured) -> Outcome:
+        if self.reward.resource is None and not self.algorithm.needs_cost:
+            return Outcome(proposal, measured.accuracy)
+        cost = self._cost(proposal.architecture)
+        taken = 0.0 if self.reward.resource is None else self.reward.resource.term(cost)
+        return Outcome(proposal, measured.accuracy - taken, cost.params, cost.flops)
+
+    def _cost(self, architecture: Architecture) -> Cost:
+        if architecture not in self._costs:
+            if self.setting.spec is None:
+                raise InputError("the cost of a child depends on the images: name the data in the stack")
+            self._costs[architecture] = self.space.cost(architecture, self.setting.spec)
+        return self._costs[architecture]
+
+    def _note(self, outcome: Outcome, measured: Measured, spent: float) -> None:
+        name = self.space.format(outcome.proposal.architecture)
+        truth = self._true_accuracy(name, measured)
+        self.evaluations.append(
+            Evaluation(
+                number=len(self.evaluations) + 1,
+                spent=round(spent, 6),
+                architecture=name,
+                epochs=outcome.proposal.epochs,
+                reward=outcome.reward,
+                accuracy=measured.accuracy,
+                truth=truth,
+                params=outcome.params,
+                flops=outcome.flops,
+                seconds=measured.seconds,
+                status=measured.status,
+                repeat=name in self._seen,
+            )
+        )
+        self._seen.add(name)
+        if not self._best or outcome.reward > self._best[-1].reward:
+            self._best.append(self.evaluations[-1])
+
+    def _true_accuracy(self, name: str, measured: Measured) -> float | None:
+        if self.truth is not None:
+            return float(self.truth.truth([name])[0])
+        return measured.accuracy if hasattr(self.space, "objective") else None
+
+    # What is told of it.
+
+    def best_at(self, spent: float) -> Evaluation:
+        """The evaluation with the highest reward once so much was spent; the very first where nothing was yet."""
+        earlier = [evaluation for evaluation in self._best if evaluation.spent <= spent + 1e-9]
+        return earlier[-1] if earlier else self._best[0]
+
+    def metric_names(self) -> list[str]:
+        """The names of `metrics`, before there is any."""
+        told = "true" if self.truth is not None or hasattr(self.space, "objective") else "reward"
+        names = [f"best_{told}", *(f"best_{told}_at_{n}" for n in CHECKPOINTS if n <= self.budget), f"mean_best_{told}"]
+        names += ["evaluations_to_goal", "goal_reached"] if self.config.search.goal is not None else []
+        return [*dict.fromkeys([*names, "best_reward", "mean_reward", "repeats", "diverged", "child_seconds"])]
+
+    def metrics(self) -> dict[str, float]:
+        """What the search reached: `best_true` is the true accuracy of the one with the highest reward so far.
+
+        `best_true_at_N` after N full evaluations, `mean_best_true` the mean over all numbers of evaluations up to the
+        budget (the area under the curve), `evaluations_to_goal` where `search.goal` is set: the budget where it was
+        never reached, and `goal_reached` tells the two apart. Without a truth, the same of the reward.
+        """
+        told = "true" if self._best[-1].truth is not None else "reward"
+        value = {e.number: e.reward if e.truth is None else e.truth for e in self._best}
+        found: dict[str, float] = {f"best_{told}": value[self._best[-1].number]}
+        for number in CHECKPOINTS:
+            if number <= self.budget:
+                found[f"best_{told}_at_{number}"] = value[self.best_at(number).number]
+        over = [value[self.best_at(spent).number] for spent in range(1, self.budget + 1)]
+        found[f"mean_best_{told}"] = float(np.mean(over))
+        if (goal := self.config.search.goal) is not None:
+            reached = [e.spent for e in self._best if value[e.number] >= goal]
+            found["evaluations_to_goal"] = float(math.ceil(reached[0])) if reached else float(self.budget)
+            found["goal_reached"] = float(bool(reached))
+        found["best_reward"] = self._best[-1].reward
+        found["mean_reward"] = float(np.mean([e.reward for e in self.evaluations]))
+        found["repeats"] = float(np.mean([e.repeat for e in self.evaluations]))
+        found["diverged"] = float(sum(e.status == "diverged" for e in self.evaluations))
+        found["child_seconds"] = float(sum(e.seconds for e in self.evaluations if not e.repeat))
+        return found
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """What one random architecture reaches on average, and the best there is, for the metrics of true accuracy."""
+        if self.truth is None:
+            return {}
+        ends = {"chance": float(self.truth.mean.mean()), "best": float(self.truth.mean.max())}
+        names = [name for name in self.metrics() if "best_true" in name]
+        return {kind: dict.fromkeys(names, value) for kind, value in ends.items()}
+
+    def _draw_curve(self, spent: float) -> None:
+        drawn = len(self._curve)
+        for point in self._grid[drawn:]:
+            if point > spent + 1e-9:
+                break
+            best = self.best_at(point)
+            row: dict[str, float] = {"step": point, "best_reward": best.reward}
+            if best.truth is not None:
+                row["best_true"] = best.truth
+            self._curve.append(row | self.algorithm.measures())
+
+    @functools.cached_property
+    def _grid(self) -> list[int]:
+        """Numbers of evaluations at which ``metrics.csv`` has a row: the same for all searches of one budget."""
+        points = min(self.budget, CURVE_POINTS)
+        return [math.ceil(self.budget * (k + 1) / points) for k in range(points)]
+
+    def _write(self) -> None:
+        assert self.folder is not None
+        write_csv(self.folder / "evaluations.csv", pd.DataFrame([asdict(e) for e in self.evaluations]))
+        write_csv(self.folder / "metrics.csv", pd.DataFrame(self._curve or [{"step": 0}]))
+
+
+def _instantiated(config: Namespace) -> Namespace:
+    """Space, data and search; what a child needs is built once a child."""
+    clean = config.clone()
+    for key in (*FIT_KEYS, "config"):
+        clean.pop(key, None)
+    clean.model = None
+    for trick in list(vars(clean.tricks)):
+        clean.tricks[trick] = None
+    clean.loggers.wandb = None
+    try:
+        return search_parser().instantiate(clean)
+    except ValueError as error:
+        raise refused(error) from error
+
+
+def claim(config: Namespace, folder: Path) -> None:
+    """Write config.yaml, or see that the folder holds the same search (its budget may differ).
+
+    Raises:
+        InputError: the folder holds something else.
+    """
+    unbounded = config.clone()
+    unbounded.search.evaluations = None
+    fingerprint = hashlib.sha256(dump_any(unbounded).encode()).hexdigest()
+    path = folder / "search.json"
+    if path.is_file():
+        if json.loads(path.read_text()).get("fingerprint") != fingerprint:
+            raise InputError(f"{folder} holds another search: choose another --out")
+    elif folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty and holds no search: choose another --out")
+    write_text(folder / "config.yaml", dump_any(config))
+    write_json(path, {"fingerprint": fingerprint})

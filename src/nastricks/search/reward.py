@@ -1,0 +1,314 @@
+"""What an architecture is worth to a search: a table, a known objective, shared weights, or a child trained alone."""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from jsonargparse import Namespace
+
+from nastricks.data import ImageSpec, TensorDataModule
+from nastricks.errors import InputError
+from nastricks.modules import ChildModule, SupernetModule
+from nastricks.ranking.evaluate import score_children
+from nastricks.ranking.rank import scored
+from nastricks.ranking.tables import Table, load_table, shipped_or, shipped_table
+from nastricks.recipe import with_seed
+from nastricks.rng import generator
+from nastricks.run import Run, build, calibration_of, load_run
+from nastricks.search.algorithm import Proposal
+from nastricks.search.engine import Engine, Lost
+from nastricks.spaces import Architecture, Cost, Space
+
+Status = Literal["done", "diverged"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a reward found out about one proposal.
+
+    `accuracy` in [0, 1] (the objective, in a space that has one), `loss` in nats or None, `seconds` of training and
+    scoring. `status` is "diverged" where a child's loss was not finite: `accuracy` is then the stated one.
+    """
+
+    accuracy: float
+    loss: float | None = None
+    seconds: float = 0.0
+    status: Status = "done"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a reward may know of the search: `config` is resolved, `spec` None where no data are named."""
+
+    config: Namespace
+    space: Space
+    data: TensorDataModule | None
+    seed: int
+
+    @property
+    def spec(self) -> ImageSpec | None:
+        return None if self.data is None else self.data.spec
+
+
+class Resource:
+    """Takes the cost of a child off its reward.
+
+    Args:
+        cost: "flops" or "params" of the child.
+        target: The cost aimed at, above 0.
+        weight: Factor of the term, at least 0.
+        kind: "excess": weight * max(0, cost/target - 1). "absolute": weight * abs(cost/target - 1), which also pulls
+            small children up (TuNAS: Bender et al. 2020, equation 3, whose beta is minus this weight).
+    """
+
+    def __init__(
+        self,
+        target: float,
+        weight: float = 0.1,
+        cost: Literal["flops", "params"] = "flops",
+        kind: Literal["excess", "absolute"] = "excess",
+    ) -> None:
+        if target <= 0:
+            raise InputError(f"reward.resource.target is {target}: expected a number above 0")
+        if weight < 0:
+            raise InputError(f"reward.resource.weight is {weight}: expected at least 0")
+        self.target, self.weight, self.cost, self.kind = target, weight, cost, kind
+
+    def term(self, cost: Cost) -> float:
+        """What is taken off, at least 0."""
+        over = getattr(cost, self.cost) / self.target - 1
+        return self.weight * (abs(over) if self.kind == "absolute" else max(0.0, over))
+
+
+class Reward(ABC):
+    """Measures proposals; the search maximises accuracy minus the resource term.
+
+    Args:
+        resource: Takes a child's cost off; None does not.
+    """
+
+    trains: ClassVar[bool] = False  # whether a measurement is worth keeping on disk
+    by_epochs: ClassVar[bool] = False  # whether proposals may name their epochs
+
+    def __init__(self, resource: Resource | None = None) -> None:
+        self.resource = resource
+
+    @abstractmethod
+    def prepare(self, setting: Setting) -> None:
+        """Load what measuring needs.
+
+        Raises:
+            InputError: this reward does not fit the space, the data or the recipe.
+        """
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the largest reward."""
+        return (0.0 if self.resource is None else -math.inf), 1.0
+
+    @property
+    def full_epochs(self) -> int | None:
+        """The epochs of a full evaluation, which counts as one in the budget; None where epochs mean nothing."""
+        return None
+
+    @abstractmethod
+    def measure(self, proposals: Sequence[Proposal], engine: Engine) -> Iterator[tuple[Proposal, Measured]]:
+        """Measure distinct proposals, in any order."""
+
+
+class TableReward(Reward):
+    """Accuracy out of a table of ground truth.
+
+    Args:
+        table: CSV, or the name of a shipped table; None takes the one shipped for the space and data.
+        noise: "replica" gives every architecture the accuracy of one keyed replica, as one training would; "mean" the
+            mean of all, which no search could see.
+        fidelities: Epochs -> table of children trained that long, for algorithms that ask for epochs; the main
+            `table` is the longest, and `epochs` says how long.
+        epochs: Epochs of the main table's trainings; needed with `fidelities`.
+        resource: Takes a child's cost off.
+    """
+
+    by_epochs = True
+
+    def __init__(
+        self,
+        table: str | None = None,
+        noise: Literal["replica", "mean"] = "replica",
+        fidelities: dict[int, str] | None = None,
+        epochs: int | None = None,
+        resource: Resource | None = None,
+    ) -> None:
+        super().__init__(resource)
+        if fidelities and epochs is None:
+            raise InputError("reward.fidelities are set and reward.epochs is not: say how long the main table trained")
+        if epochs is not None and any(not 0 < short < epochs for short in fidelities or {}):
+            raise InputError(f"reward.fidelities {sorted(fidelities or {})}: expected epochs from 1 to below {epochs}")
+        self.table, self.noise, self.fidelities, self.epochs = table, noise, fidelities or {}, epochs
+        self._tables: dict[int | None, Table] = {}
+
+    def prepare(self, setting: Setting) -> None:
+        main = truth_table(setting, self.table)
+        if main is None:
+            raise InputError(
+                f"TableReward has no table: none ships for {setting.space.name}; name one under search.reward.table"
+            )
+        parse = setting.space.parse
+        self._space, self._seed = setting.space, setting.seed
+        self._tables = {short: load_table(shipped_or(path), parse=parse) for short, path in self.fidelities.items()}
+        self._tables |= {self.epochs: main, None: main}
+
+    @property
+    def full_epochs(self) -> int | None:
+        return self.epochs
+
+    def measure(self, proposals: Sequence[Proposal], engine: Engine) -> Iterator[tuple[Proposal, Measured]]:
+        for proposal in proposals:
+            table = self._tables.get(proposal.epochs)
+            if table is None:
+                known = ", ".join(str(e) for e in sorted(e for e in self._tables if e is not None)) or "no epochs"
+                raise InputError(f"the table holds no trainings of {proposal.epochs} epochs: it knows {known}")
+            yield proposal, Measured(self._accuracy(table, self._space.format(proposal.architecture)))
+
+    def _accuracy(self, table: Table, name: str) -> float:
+        table.require([name])
+        if self.noise == "mean":
+            return float(table.truth([name])[0])
+        replicas = table.replicas[table.architectures.index(name)]
+        draw = torch.randint(len(replicas), (), generator=generator(self._seed, "replica", name))
+        return float(replicas[int(draw)])
+
+
+class ObjectiveReward(Reward):
+    """The known objective of a synthetic space."""
+
+    def prepare(self, setting: Setting) -> None:
+        objective = getattr(setting.space, "objective", None)
+        if objective is None:
+            raise InputError(f"ObjectiveReward needs a space with an objective: {setting.space.name} has none")
+        self._objective: Callable[[Architecture], float] = objective
+        if self.resource is not None:
+            raise InputError(f"reward.resource needs children, and {setting.space.name} builds none: leave it out")
+
+    def measure(self, proposals: Sequence[Proposal], engine: Engine) -> Iterator[tuple[Proposal, Measured]]:
+        for proposal in proposals:
+            yield proposal, Measured(self._objective(proposal.architecture))
+
+
+class SharedWeights(Reward):
+    """Accuracy of the child inside a trained supernet, on the validation split [ENAS, one-shot methods].
+
+    Args:
+        run: Run folder of the supernet; the tricks of its recipe that act after training, such as calibration, apply.
+        resource: Takes a child's cost off.
+    """
+
+    def __init__(self, run: str, resource: Resource | None = None) -> None:
+        super().__init__(resource)
+        self.run = run
+
+    def prepare(self, setting: Setting) -> None:
+        self._run: Run = load_run(self.run)
+        if not isinstance(self._run.module, SupernetModule):
+            raise InputError(f"{self.run} trained a child: SharedWeights needs a supernet's run folder")
+        if self._run.module.space.name != setting.space.name:
+            raise InputError(
+                f"{self.run} is of space {self._run.module.space.name}, the search is of {setting.space.name}"
+            )
+        self._calibration = calibration_of(self._run.config)
+
+    def measure(self, proposals: Sequence[Proposal], engine: Engine) -> Iterator[tuple[Proposal, Measured]]:
+        start = time.perf_counter()
+        found = scored(self._run.module, self._run.data, [p.architecture for p in proposals], self._calibration)
+        seconds = (time.perf_counter() - start) / len(proposals)
+        for proposal in proposals:
+            score = found[proposal.architecture]
+            yield proposal, Measured(score.accuracy, score.loss, seconds)
+
+
+def truth_table(setting: Setting, path: str | None) -> Table | None:
+    """The table named, the one that a tabular space is read from, or the one shipped for the space and data."""
+    own = getattr(setting.space, "table", None)
+    shipped = None if setting.data is None else shipped_table(setting.space.name, setting.data.name)
+    found = path if path is not None else own if own is not None else shipped
+    return None if found is None else load_table(shipped_or(found), parse=setting.space.parse)
+
+
+@dataclass(frozen=True, eq=False)
+class ChildTask:
+    """One child to train alone."""
+
+    config: Namespace
+    proposal: Proposal
+    architecture: str
+
+
+class TrainedChild(Reward):
+    """Accuracy on the validation split of the child trained alone, by the child recipe in the same stack.
+
+    Cheaper proxies are keys of that recipe: trainer.max_epochs, data.init_args.batch_size, .fraction, .resolution,
+    space.init_args.channels.
+
+    Args:
+        diverged: The stated accuracy of a child whose loss is not finite, in [0, 1].
+        resource: Takes a child's cost off.
+    """
+
+    trains = True
+    by_epochs = True
+
+    def __init__(self, diverged: float = 0.0, resource: Resource | None = None) -> None:
+        super().__init__(resource)
+        if not 0 <= diverged <= 1:
+            raise InputError(f"reward.diverged is {diverged}: expected an accuracy in [0, 1]")
+        self.diverged = diverged
+
+    def prepare(self, setting: Setting) -> None:
+        config = setting.config.clone()
+        config.pop("search", None)
+        if config.get("model") is None or config.get("data") is None:
+            raise InputError("TrainedChild trains children: add data and a child recipe to the stack")
+        self._config = with_seed(config, setting.seed)
+        self._space = setting.space
+        run = build(self._config, None, quiet=True)
+        run.check()
+        if not isinstance(run.module, ChildModule):
+            raise InputError("TrainedChild trains children: add a child recipe, such as -c recipes/child/tiny64.yaml")
+
+    @property
+    def full_epochs(self) -> int | None:
+        epochs = self._config.trainer.max_epochs
+        return None if epochs is None or epochs < 1 else int(epochs)
+
+    def measure(self, proposals: Sequence[Proposal], engine: Engine) -> Iterator[tuple[Proposal, Measured]]:
+        tasks = [ChildTask(self._config, p, self._space.format(p.architecture)) for p in proposals]
+        for task, measured in engine.run(train_child, tasks):
+            if isinstance(measured, Lost):
+                raise InputError(f"child {task.architecture} could not be trained: {measured.reason}")
+            if measured.status == "diverged":
+                measured = Measured(self.diverged, measured.loss, measured.seconds, "diverged")
+            yield task.proposal, measured
+
+
+def train_child(task: ChildTask) -> Measured:
+    """Train one child alone and score it on the validation split."""
+    start = time.perf_counter()
+    config = task.config.clone()
+    config.model.init_args.architecture = task.architecture
+    if task.proposal.epochs is not None:
+        config.trainer.max_epochs = task.proposal.epochs
+    run = build(config, None, quiet=True)
+    run.fit()
+    module: Any = run.module
+    calibration = calibration_of(config)
+    extra = run.data.calibration_batches(calibration.batches) if calibration is not None else []
+    architecture = module.policy.architecture
+    batches = run.data.evaluation_batches("validation")
+    score = score_children(module.space, module.networks[0], [architecture], batches, extra)[architecture]
+    seconds = time.perf_counter() - start
+    status: Status = "done" if math.isfinite(score.loss) else "diverged"
+    return Measured(score.accuracy, score.loss, seconds, status)
