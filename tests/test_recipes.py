@@ -41,7 +41,7 @@ ARMS = {
     "controllers": 21,
     "controller_choices": 14,
     "controller_masks": 4,
-    "controllers_sequence": 6,
+    "controllers_sequence": 9,
     "quickstart": 10,
     "quickstart_darts": 4,
     "spos_tricks": 10,

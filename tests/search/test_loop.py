@@ -117,6 +117,26 @@ def test_a_curve_has_the_same_places_in_every_search() -> None:
     assert {"mean_reward", "entropy", "repeats", "best_true"} <= set(other._curve[0])
 
 
+def test_every_update_is_logged(tmp_path: Path) -> None:
+    Search(config("nasnet_reinforce", budget=40), tmp_path).run(InProcess())
+    rows = pd.read_csv(tmp_path / "updates.csv")
+    assert list(rows["evaluations"]) == [8, 16, 24, 32, 40]
+    assert {"mean_reward", "entropy", "repeats"} <= set(rows.columns)
+
+
+@pytest.mark.parametrize(
+    "name", ["random_search", "evolution", "local_search", "tpe", "nasnet_reinforce", "nasnet_ppo"]
+)
+def test_the_optimum_is_recovered_where_it_is_known(name: str) -> None:
+    files = ["recipes/spaces/sequence.yaml", f"recipes/search/{name}.yaml", "recipes/search/rewards/objective.yaml"]
+    small = ["--space.init_args.length=4", "--space.init_args.vocabulary=3"]  # 81 sequences
+    learns_fast = ["--search.algorithm.init_args.optimizer.init_args.lr=0.03"] if "nasnet" in name else []
+    search = Search(resolve_search(files, [*small, *learns_fast, "--search.evaluations=400"]))
+    metrics = search.run(InProcess())
+    assert metrics["best_true"] == 1.0
+    assert search.space.parse(search.best_at(400).architecture) == search.space.optimum()  # type: ignore[attr-defined]
+
+
 # Children that are trained.
 
 Trained = list[str]

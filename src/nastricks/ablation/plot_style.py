@@ -69,7 +69,10 @@ def unit(metric: str) -> str:
     for part, words in {
         "tau": "Kendall τ, −1 to 1",
         "acc": "fraction of images",
-        "best": "accuracy, fraction of images",
+        "best": "accuracy or objective, 0 to 1",
+        "reward": "accuracy or objective, 0 to 1",
+        "entropy": "nats a token",
+        "repeats": "share of the draws",
         "p_at": "fraction",
         "loss": "as logged",
         "rank": "1 is best",

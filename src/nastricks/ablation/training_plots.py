@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from scipy import stats
 
 from nastricks.ablation.plot_style import (
     BLUE,
@@ -84,9 +86,10 @@ def _translucent(colour: str) -> str:
 
 
 def learning_curves(curves: Mapping[str, Sequence[pd.DataFrame]], column: str) -> go.Figure:
-    """`column` over the epochs: a line an arm, the mean over its seeds, in a band of one standard deviation.
+    """`column` over the epochs: a line an arm, the mean over its seeds, in the 95 % t interval of that mean.
 
-    `curves` maps an arm to the logs of its seeds; a log has "epoch", or "step" where epochs are not logged.
+    `curves` maps an arm to the logs of its seeds; a log has "epoch", or "step" where epochs are not logged: then a step
+    is an evaluation of a search.
     """
     traces = []
     clock = "epoch" if all("epoch" in log for logs in curves.values() for log in logs) else "step"
@@ -97,7 +100,8 @@ def learning_curves(curves: Mapping[str, Sequence[pd.DataFrame]], column: str) -
         if not seeds:
             continue
         stacked = pd.concat(seeds, axis=1).sort_index()
-        mean, spread = stacked.mean(axis=1), stacked.std(axis=1).fillna(0.0)
+        mean, count = stacked.mean(axis=1), stacked.count(axis=1)
+        spread = (stacked.std(axis=1) / np.sqrt(count) * stats.t.ppf(0.975, np.maximum(count - 1, 1))).fillna(0.0)
         colour = PALETTE[k % len(PALETTE)]
         time = stacked.index.tolist()
         band = [*(mean + spread), *(mean - spread)[::-1]]
@@ -127,7 +131,7 @@ def learning_curves(curves: Mapping[str, Sequence[pd.DataFrame]], column: str) -
     return figure(
         traces,
         400 + 14 * len(curves),
-        xaxis=x_axis(f"{clock} (count)"),
+        xaxis=x_axis("epoch (count)" if clock == "epoch" else "evaluations (count)"),
         yaxis={
             "title": {"text": f"{escaped(column)}{unit(column)}", "standoff": 6, "font": {"size": 13}},
             "automargin": True,

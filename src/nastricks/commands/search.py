@@ -6,9 +6,10 @@ from pathlib import Path
 
 from nastricks.commands.progress import progress
 from nastricks.files import write_json
+from nastricks.modules.tracking import Tracked, track_results
 from nastricks.search.engine import Engine, engine
 from nastricks.search.loop import Search, claim
-from nastricks.search.recipe import resolve_search
+from nastricks.search.recipe import dump_any, resolve_search
 
 
 def search(arguments: argparse.Namespace) -> int:
@@ -24,6 +25,7 @@ def search(arguments: argparse.Namespace) -> int:
     best = made.best_at(made.budget)
     told = {"best": best.architecture, "evaluations": len(made.evaluations), "metrics": metrics}
     write_json(folder / "result.json", {**told, "baselines": made.baselines()})
+    _track(made, folder, metrics)
     print(f"best: {best.architecture}, reward {best.reward:.4f}, evaluation {best.number} of {len(made.evaluations)}")
     if best.truth is not None:
         print(f"its true accuracy: {best.truth:.4f}")
@@ -32,6 +34,16 @@ def search(arguments: argparse.Namespace) -> int:
         print(f"{label}: {next(iter(values.values())):.4f}")
     print(f"evaluations: {folder / 'evaluations.csv'}")
     return 0
+
+
+def _track(made: Search, folder: Path, metrics: dict[str, float]) -> None:
+    """To Weights & Biases, where the stack asks for it."""
+    tracking = made.config.loggers.wandb
+    if tracking is not None:
+        settings = vars(tracking.init_args) if "init_args" in tracking else vars(tracking)
+        rows = made.curve.to_dict("records")
+        place = Tracked(folder.name, "search", type(made.algorithm).__name__)
+        track_results(settings, folder, dump_any(made.config), [], place, rows, metrics, None)  # type: ignore[arg-type]
 
 
 def _run(made: Search, runs: Engine) -> dict[str, float]:

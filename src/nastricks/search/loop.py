@@ -86,6 +86,7 @@ class Search:
         self._best: list[Evaluation] = []  # those that were the best so far when they came
         self._seen: set[str] = set()
         self._curve: list[dict[str, float]] = []
+        self._updates: list[dict[str, float]] = []
 
     def _truth(self) -> Table | None:
         return truth_table(self.setting, self.config.search.truth or getattr(self.reward, "table", None))
@@ -106,6 +107,8 @@ class Search:
                 outcomes.append(outcome)
                 self._note(outcome, found, spent)
             self.algorithm.tell(outcomes)
+            if measures := self.algorithm.measures():
+                self._updates.append({"evaluations": round(spent, 6), **measures})
             self._draw_curve(spent)
             done(spent)
             if self.folder is not None and time.monotonic() - written > SECONDS_BETWEEN_WRITES:
@@ -247,16 +250,19 @@ class Search:
         names = [name for name in self.metrics() if "best_true" in name]
         return {kind: dict.fromkeys(names, value) for kind, value in ends.items()}
 
+    @property
+    def curve(self) -> pd.DataFrame:
+        """What ``metrics.csv`` holds: the best so far at a hundred numbers of evaluations."""
+        return pd.DataFrame(self._curve or [{"step": 0}])
+
     def _draw_curve(self, spent: float) -> None:
         drawn = len(self._curve)
         for point in self._grid[drawn:]:
             if point > spent + 1e-9:
                 break
             best = self.best_at(point)
-            row: dict[str, float] = {"step": point, "best_reward": best.reward}
-            if best.truth is not None:
-                row["best_true"] = best.truth
-            self._curve.append(row | self.algorithm.measures())
+            row: dict[str, float] = {"step": point} if best.truth is None else {"step": point, "best_true": best.truth}
+            self._curve.append({**row, "best_reward": best.reward, **self.algorithm.measures()})
 
     @functools.cached_property
     def _grid(self) -> list[int]:
@@ -267,7 +273,9 @@ class Search:
     def _write(self) -> None:
         assert self.folder is not None
         write_csv(self.folder / "evaluations.csv", pd.DataFrame([asdict(e) for e in self.evaluations]))
-        write_csv(self.folder / "metrics.csv", pd.DataFrame(self._curve or [{"step": 0}]))
+        write_csv(self.folder / "metrics.csv", self.curve)
+        if self._updates:
+            write_csv(self.folder / "updates.csv", pd.DataFrame(self._updates))
 
 
 def _instantiated(config: Namespace) -> Namespace:
