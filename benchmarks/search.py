@@ -9,7 +9,7 @@ from nastricks.recipe import resolve
 from nastricks.rng import generator
 from nastricks.search.algorithm import Proposal
 from nastricks.search.engine import RayWorkers
-from nastricks.search.reward import ChildTask, train_child
+from nastricks.search.trained_child import ChildTask, train_child
 from nastricks.spaces import NASNet, SequenceSpace, Space, Tiny64
 
 

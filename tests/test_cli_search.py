@@ -73,6 +73,8 @@ def test_a_search_prints_its_best_and_repeats(tmp_path: Path, capsys: pytest.Cap
         ),
         ([*PPO, f"{ESTIMATOR}.discount", "0"], "estimator.discount is 0.0"),
         ([*RANDOM, *CHILD, "--workers", "-1"], "--workers is -1: expected at least 1"),
+        ([*RANDOM, "--workers", "0"], "--workers is 0: expected at least 1"),
+        ([*RANDOM, "--ray", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
         ([*RANDOM, "--search.evaluations", "0"], "search.evaluations is 0"),
         ([*RANDOM, "--search.reward.diverged", "2"], "diverged"),
         ([*TINY], "names no search.algorithm"),

@@ -37,11 +37,11 @@ COUNTS = {
     "tricks": 8,
 }
 ARMS = {
-    "child_reward": 12,
-    "controllers": 21,
+    "child_reward": 11,
+    "controllers": 22,
     "controller_choices": 14,
     "controller_masks": 4,
-    "controllers_sequence": 9,
+    "controllers_sequence": 6,
     "quickstart": 10,
     "quickstart_darts": 4,
     "spos_tricks": 10,
@@ -283,13 +283,17 @@ def test_ablations(path: Path, tmp_path: Path) -> None:
     content = yaml.safe_load(path.read_text())
     assert content["seeds"] >= 5
     small = shrunk(content) if "search.evaluations" not in content["set"] else searched(content)
-    children = "2" if "truth_arm" in content else "20"
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump({**small, "seeds": 1, "children": children}, sort_keys=False))
+    children, seeds = ("2", 2) if "truth_arm" in content else ("20", 1)
+    (tmp_path / "small.yaml").write_text(
+        yaml.safe_dump({**small, "seeds": seeds, "children": children}, sort_keys=False)
+    )
     assert main(["ablate", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "out")]) == 0
     described = yaml.safe_load((tmp_path / "out/ablation.yaml").read_text())
     rows = (tmp_path / "out/results.csv").read_text().splitlines()[1:]
-    assert [row.split(",")[:3] for row in rows] == [[arm, "0", "done"] for arm in described["arms"]]
-    assert len(rows) == ARMS[path.stem]
+    assert [row.split(",")[:3] for row in rows] == [
+        [arm, str(s), "done"] for arm in described["arms"] for s in range(seeds)
+    ]
+    assert len(rows) == seeds * ARMS[path.stem]
 
 
 @pytest.mark.parametrize("files", [[*BASE, SPOS], [*BASE, DARTS], [*BASE, "recipes/child/tiny64.yaml"]])

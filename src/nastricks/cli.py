@@ -150,13 +150,13 @@ def parser() -> argparse.ArgumentParser:
     bench = command("bench", "bench:bench", "train every child of a small space alone into a table")
     stack(bench)
     bench.add_argument("--replicas", type=int, default=3, metavar="N", help="trainings of each child (default: 3)")
-    bench.add_argument("--workers", type=int, default=0, metavar="N", help="Ray workers (default: this process)")
+    bench.add_argument("--workers", type=int, metavar="N", help="Ray workers (default: this process)")
     bench.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster")
     bench.add_argument("--out", metavar="DIR", help="folder (default: runs/bench-<space>-<data>)")
 
     search = command("search", "search:search", "search a space by the rewards of its children")
     stack(search)
-    search.add_argument("--workers", type=int, default=0, metavar="N", help="Ray workers (default: this process)")
+    search.add_argument("--workers", type=int, metavar="N", help="Ray workers (default: this process)")
     search.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster")
     search.add_argument("--out", metavar="DIR", help="folder (default: runs/search-<space>-<algorithm>)")
 
@@ -166,7 +166,7 @@ def parser() -> argparse.ArgumentParser:
 
     ablate = command("ablate", "ablate:ablate", "run an ablation; the same command continues an interrupted one")
     ablate.add_argument("files", nargs="+", metavar="FILE", help="ablations; several share their workers")
-    ablate.add_argument("--workers", type=int, default=0, metavar="N", help="Ray workers (default: this process)")
+    ablate.add_argument("--workers", type=int, metavar="N", help="Ray workers (default: this process)")
     ablate.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster")
     ablate.add_argument("-c", "--config", action="append", default=[], metavar="FILE", help="stack onto the base")
     ablate.add_argument("--out", metavar="DIR", help="folder (default: runs/<the file's name>)")

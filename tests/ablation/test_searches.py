@@ -1,6 +1,7 @@
 """Ablations of searches and of what a child's training does to the reward."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from nastricks.ablation.runner import plan, run_ablation
 from nastricks.ablation.statistics import effects
 from nastricks.errors import InputError
 from nastricks.ranking.metrics import kendall_tau
-from nastricks.search import reward
+from nastricks.search import trained_child
 from nastricks.search.engine import InProcess
-from nastricks.search.reward import ChildTask, Measured
+from nastricks.search.reward import Measured
+from nastricks.search.trained_child import ChildTask
 
 pytestmark = [
     pytest.mark.xdist_group("ablation_searches"),
@@ -136,6 +138,7 @@ def test_from_when_on_an_arm_is_better() -> None:
         ({"set": {"search.evaluations": 0}}, "evaluations is 0"),
         ({"truth_arm": "longest"}, "unknown truth_arm"),
         ({"truth_arm": "base"}, "how many children"),
+        ({"truth_arm": "base", "children": "8", "seeds": 1}, "give two"),
     ],
 )
 def test_what_cannot_be_is_refused(change: dict[str, Any], match: str, tmp_path: Path) -> None:
@@ -158,6 +161,19 @@ CHILDREN = {
 }
 
 
+def killed_after(count: int, train: Callable[[ChildTask], Measured]) -> Callable[[ChildTask], Measured]:
+    """A training that is interrupted once it was called so often."""
+    calls: list[str] = []
+
+    def mortal(task: ChildTask) -> Measured:
+        if len(calls) == count:
+            raise KeyboardInterrupt
+        calls.append(task.architecture)
+        return train(task)
+
+    return mortal
+
+
 def test_children_are_judged_by_the_other_seeds_of_the_truth_arm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,9 +181,14 @@ def test_children_are_judged_by_the_other_seeds_of_the_truth_arm(
         rng = np.random.default_rng(
             [task.config.seed_everything, int(task.architecture), task.config.trainer.max_epochs]
         )
-        return Measured(int(task.architecture) / 500 + 0.1 * rng.random(), 1.0)
+        return Measured(int(task.architecture) / 500 + 0.1 * rng.random(), 1.0, 0.5)
 
-    monkeypatch.setattr("nastricks.ablation.trial.train_child", train)
+    monkeypatch.setattr("nastricks.ablation.trial.train_child", killed_after(30, train))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, CHILDREN)
+    monkeypatch.setattr(
+        "nastricks.ablation.trial.train_child", killed_after(6 * 24 - 30, train)
+    )  # none is trained twice
     out = run(tmp_path, CHILDREN)
     read = {
         (arm, seed): pd.read_csv(out / f"trials/{arm}/seed={seed}/ranking.csv", dtype={"architecture": str})
@@ -181,4 +202,4 @@ def test_children_are_judged_by_the_other_seeds_of_the_truth_arm(
         assert frame["truth"].to_numpy() == pytest.approx(truth)
         tau = kendall_tau(frame["accuracy"].to_numpy(), truth)
         assert results.loc[(arm, seed), "gt_tau"] == pytest.approx(tau, abs=1e-6)
-    assert reward.train_child is not train
+    assert trained_child.train_child is not train

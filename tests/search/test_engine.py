@@ -25,11 +25,11 @@ def test_in_process_runs_one_task_after_another_and_hands_results_over_as_they_c
 
 
 def test_which_engine_the_command_line_asks_for() -> None:
-    assert isinstance(engine(0, None), InProcess)
+    assert isinstance(engine(None, None), InProcess)
     two = engine(2, None)
     assert isinstance(two, RayWorkers)
     assert (two.workers, two.address) == (2, None)
-    cluster = engine(0, "ray://somewhere:1")
+    cluster = engine(None, "ray://somewhere:1")
     assert isinstance(cluster, RayWorkers)
     assert (cluster.workers, cluster.address) == (1, "ray://somewhere:1")
     with pytest.raises(InputError, match="--workers is -1: expected at least 1"):

@@ -102,6 +102,10 @@ def _truth_arm(content: Mapping[str, Any], arms: Mapping[str, Arm], file: str) -
         raise unknown(f"truth_arm of {file}:", str(named), arms)
     if not str(content.get("children", "all")).isdigit():
         raise InputError(f"{file} names a truth_arm: say under children how many children every arm trains, such as 24")
+    if len(_seeds(content["seeds"], file)) < 2:
+        raise InputError(
+            f"{file} names a truth_arm and one seed: rankings are judged by the arm's other seeds, give two"
+        )
     return str(named)
 
 

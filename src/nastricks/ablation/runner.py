@@ -134,7 +134,7 @@ def _known_metrics(design: Design, config: Namespace, file: str) -> list[str]:
     run.check()
     if not isinstance(run.module, SupernetModule):
         own = ["accuracy", "loss", *trained]
-        return own if design.truth_arm is None else [*ranked, "mean_accuracy", "mean_loss"]
+        return own if design.truth_arm is None else [*ranked, "mean_accuracy", "mean_loss", "diverged"]
     if design.truth_arm is not None:
         raise InputError(f"truth_arm of {file} compares children trained alone: add a child recipe to the stack")
     table = find_table(run.module.space, run.data, design.table)

@@ -26,7 +26,7 @@ from nastricks.search.algorithm import Proposal
 from nastricks.search.engine import InProcess, Stopwatch
 from nastricks.search.loop import Search
 from nastricks.search.recipe import dump_any, searches
-from nastricks.search.reward import ChildTask, train_child
+from nastricks.search.trained_child import ChildTask, train_child
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ def run_training(training: Training) -> list[dict[str, Any]]:
     watch = Stopwatch()
     if searches(training.arms[leader]):
         return [_searched(training, arm, watch) for arm in missing]
+    if training.children_of_an_arm:
+        return [_children(training, arm, watch) for arm in missing]
     place = trial_folder(training.folder, leader, training.seed)
     if leader in missing:
         shutil.rmtree(place, ignore_errors=True)  # what a killed run left
-    if training.children_of_an_arm:
-        return [_children(training, arm, watch) for arm in missing]
     tracked = Tracked(f"{leader}-seed{training.seed}", training.ablation, leader)
     try:
         # A leader that is done keeps its folder as it is; the other arms then train again without writing.
@@ -110,7 +110,10 @@ def _searched(training: Training, arm: str, watch: Stopwatch) -> dict[str, Any]:
 
 
 def _children(training: Training, arm: str, watch: Stopwatch) -> dict[str, Any]:
-    """The same random children trained alone under an arm's recipe; the runner judges their ranking by `truth_arm`."""
+    """The same random children trained alone under an arm's recipe; the runner judges their ranking by `truth_arm`.
+
+    Each child is written when it is trained, so that a killed trial goes on with the next one.
+    """
     place = trial_folder(training.folder, arm, training.seed)
     try:
         config = with_seed(training.arms[arm], training.seed)
@@ -118,15 +121,20 @@ def _children(training: Training, arm: str, watch: Stopwatch) -> dict[str, Any]:
         rows = []
         for architecture in picked(space, training.children, seed=0):
             name = space.format(architecture)
-            measured = train_child(ChildTask(config, Proposal(architecture), name))
-            rows.append({"architecture": name, "accuracy": measured.accuracy, "loss": measured.loss})
+            kept = place / "children" / f"{name}.json"
+            if not kept.is_file():
+                measured = train_child(ChildTask(config, Proposal(architecture), name))
+                columns = {"accuracy": measured.accuracy, "loss": measured.loss, "status": measured.status}
+                write_json(kept, {"architecture": name, **columns, "seconds": measured.seconds})
+            rows.append(json.loads(kept.read_text()))
         frame = pd.DataFrame(rows)
         write_csv(place / "ranking.csv", frame)
         write_text(place / "config.yaml", dump_any(config))
     except Exception as error:
         return _failed(training, arm, arm, error, watch.seconds())
     means = {f"mean_{column}": float(frame[column].mean()) for column in ("accuracy", "loss")}
-    result = _result(training, arm, watch.seconds(), means)
+    diverged = {"diverged": float((frame["status"] == "diverged").sum())}
+    result = _result(training, arm, float(frame["seconds"].sum()), {**means, **diverged})
     _track(training, arm, arm, config, result, None)
     write_json(place / "result.json", result)
     return result

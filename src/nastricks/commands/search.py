@@ -19,6 +19,7 @@ def search(arguments: argparse.Namespace) -> int:
     algorithm = type(probe.algorithm).__name__
     folder = Path(arguments.out) if arguments.out else Path("runs") / f"search-{probe.space.name}-{algorithm.lower()}"
     with closing(engine(arguments.workers, arguments.ray)) as runs:
+        runs.check()
         claim(config, folder)
         made = Search(config, folder)
         metrics = _run(made, runs)

@@ -7,7 +7,8 @@ from nastricks.search.local_search import LocalSearch
 from nastricks.search.optuna_search import NSGA2, TPE, pareto
 from nastricks.search.policy_search import PolicySearch
 from nastricks.search.random_search import RandomSearch
-from nastricks.search.reward import ObjectiveReward, Resource, Reward, SharedWeights, TableReward, TrainedChild
+from nastricks.search.reward import ObjectiveReward, Resource, Reward, SharedWeights, TableReward
+from nastricks.search.trained_child import TrainedChild
 
 __all__ = [
     "Hyperband",

@@ -49,9 +49,6 @@ class SearchAlgorithm(ABC):
     same architectures, so an interrupted search is continued by asking and telling it again what is known.
     """
 
-    needs_epochs: ClassVar[bool] = False
-    """Whether it asks for different numbers of epochs."""
-
     needs_cost: ClassVar[bool] = False
     """Whether it must be told the parameters and FLOPs of what it proposed."""
 
@@ -65,6 +62,10 @@ class SearchAlgorithm(ABC):
     @abstractmethod
     def tell(self, outcomes: Sequence[Outcome]) -> None:
         """The outcomes of the last ask, in the order asked; fewer of them only where the budget ends."""
+
+    def asked_epochs(self) -> tuple[int, ...]:
+        """The numbers of epochs that proposals name, ascending; () where the reward's own is meant."""
+        return ()
 
     def check_rewards(self, low: float, high: float) -> None:  # noqa: B027  most take any
         """Refuse settings that do not fit rewards between `low` and `high`.

@@ -34,6 +34,9 @@ class Lost:
 class Engine(Protocol):
     """Runs a function over tasks; workers live until it is closed, over several runs."""
 
+    def check(self) -> None:
+        """Refuse now what `run` would refuse: an address where nobody answers."""
+
     def close(self) -> None:
         """End the workers."""
 
@@ -43,6 +46,9 @@ class Engine(Protocol):
 
 class InProcess:
     """One task after another in this process."""
+
+    def check(self) -> None:
+        """There is nothing to refuse."""
 
     def close(self) -> None:
         """There is nothing to end."""
@@ -86,7 +92,7 @@ class RayWorkers:
         if self.address is None and ray.is_initialized():
             self._connected = True
             return
-        self._knock()
+        self.check()
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if self.address is None:
@@ -98,7 +104,7 @@ class RayWorkers:
             raise InputError(f"no Ray cluster answers at {self.address}: {reason}") from error
         self._connected = self._started = True
 
-    def _knock(self) -> None:
+    def check(self) -> None:
         """See that somebody listens at the address: Ray itself tries for minutes."""
         found = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", self.address or "")
         if found is None:  # this machine, or a word such as "auto"
@@ -130,6 +136,10 @@ class RayWorkers:
             number, worker = busy.pop(finished)
             try:
                 result = ray.get(finished)
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, InputError):
+                    raise error.cause from None
+                raise
             except ray.exceptions.RayActorError as error:
                 idle.append(start())
                 if attempts[number] < ATTEMPTS:
@@ -160,11 +170,11 @@ def _ray() -> Any:
     return ray
 
 
-def engine(workers: int, address: str | None) -> Engine:
-    """The engine that the command line asks for: `workers` 0 and no address run in this process."""
-    if workers == 0 and address is None:
+def engine(workers: int | None, address: str | None) -> Engine:
+    """The engine that the command line asks for: neither workers nor an address run in this process."""
+    if workers is None and address is None:
         return InProcess()
-    return RayWorkers(workers or 1, address)
+    return RayWorkers(1 if workers is None else workers, address)
 
 
 class Stopwatch:

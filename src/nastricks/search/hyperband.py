@@ -9,7 +9,7 @@ rungs of the paper's sizes, or a promotion that does not depend on the order of 
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from nastricks.errors import InputError
 from nastricks.rng import generator
@@ -51,8 +51,6 @@ def most_halvings(min_epochs: int, max_epochs: int, eta: int) -> int:
 class _Halving(SearchAlgorithm):
     """Runs brackets one after the other, over and over. A rung is one ask, and is judged as a whole."""
 
-    needs_epochs: ClassVar[bool] = True
-
     def __init__(self, space: Space, seed: int, brackets: Sequence[tuple[int, int]], max_epochs: int, eta: int) -> None:
         """`brackets`: the architectures and halvings of each."""
         super().__init__(space, seed)
@@ -61,6 +59,10 @@ class _Halving(SearchAlgorithm):
         self._rungs: list[Rung] = []
         self._contenders: list[Architecture] = []
         self._next_bracket()
+
+    def asked_epochs(self) -> tuple[int, ...]:
+        halvings = max(s for _, s in self.brackets)
+        return tuple(self.max_epochs // self.eta**i for i in range(halvings, -1, -1))
 
     def ask(self) -> list[Proposal]:
         return [Proposal(architecture, self._rungs[self._rung].epochs) for architecture in self._contenders]

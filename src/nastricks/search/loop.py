@@ -21,6 +21,7 @@ from nastricks.errors import InputError
 from nastricks.files import write_csv, write_json, write_text
 from nastricks.ranking.tables import Table
 from nastricks.recipe import FIT_KEYS, refused
+from nastricks.rng import generator
 from nastricks.search.algorithm import Outcome, Proposal, SearchAlgorithm
 from nastricks.search.engine import Engine
 from nastricks.search.recipe import dump_any, search_parser
@@ -73,18 +74,16 @@ class Search:
         self.reward: Reward = made.search.reward
         self.algorithm: SearchAlgorithm = made.search.algorithm(self.space, self.seed)
         self.reward.prepare(self.setting)
-        if self.algorithm.needs_epochs and not self.reward.by_epochs:
-            raise InputError(
-                f"{type(self.algorithm).__name__} asks for children of few epochs, and {type(self.reward).__name__} "
-                "knows none: take TableReward with fidelities, or TrainedChild"
-            )
+        self.reward.check_epochs(self.algorithm.asked_epochs())
         self.algorithm.check_rewards(*self.reward.range)
         self.truth = self._truth()
         self._known: dict[Proposal, Measured] = {}
         self._costs: dict[Architecture, Cost] = {}
+        if self.reward.resource is not None or self.algorithm.needs_cost:
+            self._cost(self.space.sample(generator(self.seed, "cost")))  # refused now where there is no network
         self.evaluations: list[Evaluation] = []
         self._best: list[Evaluation] = []  # those that were the best so far when they came
-        self._seen: set[str] = set()
+        self._seen: set[Proposal] = set()
         self._curve: list[dict[str, float]] = []
         self._updates: list[dict[str, float]] = []
 
@@ -116,10 +115,10 @@ class Search:
                 written = time.monotonic()
         if not self.evaluations:
             raise InputError(f"{type(self.algorithm).__name__} proposed no architecture of {self.space.name}")
-        metrics = self.metrics()
+        self._draw_curve(self.budget)  # flat from where nothing was left to ask
         if self.folder is not None:
             self._write()
-        return metrics
+        return self.metrics()
 
     def _price(self, proposal: Proposal) -> float:
         """What a proposal takes of the budget: 1, or its share of a full evaluation's epochs."""
@@ -138,7 +137,7 @@ class Search:
 
     def _measured(self, asked: Sequence[Proposal], engine: Engine) -> list[Measured]:
         """Every proposal's measurement, in the order asked; no network is measured twice."""
-        keys = [Proposal(self.space.canonical(p.architecture), p.epochs) for p in asked]
+        keys = [self._network(proposal) for proposal in asked]
         missing = [key for key in dict.fromkeys(keys) if key not in self._known and not self._recall(key)]
         if missing:
             for key, found in self.reward.measure(missing, engine):
@@ -147,6 +146,10 @@ class Search:
                     named = {"architecture": self.space.format(key.architecture), "epochs": key.epochs}
                     write_json(self._file(key), {**named, **asdict(found)})
         return [self._known[key] for key in keys]
+
+    def _network(self, proposal: Proposal) -> Proposal:
+        """The proposal that stands for all that train the same network for as long."""
+        return Proposal(self.space.canonical(proposal.architecture), proposal.epochs)
 
     def _file(self, key: Proposal) -> Path:
         assert self.folder is not None
@@ -177,6 +180,7 @@ class Search:
     def _note(self, outcome: Outcome, measured: Measured, spent: float) -> None:
         name = self.space.format(outcome.proposal.architecture)
         truth = self._true_accuracy(name, measured)
+        network = self._network(outcome.proposal)
         self.evaluations.append(
             Evaluation(
                 number=len(self.evaluations) + 1,
@@ -190,10 +194,10 @@ class Search:
                 flops=outcome.flops,
                 seconds=measured.seconds,
                 status=measured.status,
-                repeat=name in self._seen,
+                repeat=network in self._seen,
             )
         )
-        self._seen.add(name)
+        self._seen.add(network)
         if not self._best or outcome.reward > self._best[-1].reward:
             self._best.append(self.evaluations[-1])
 

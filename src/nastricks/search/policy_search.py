@@ -54,6 +54,8 @@ class PolicySearch(SearchAlgorithm):
         self.optimizers: list[Optimizer] = [optimizer(self.policy.parameters()), *([] if own is None else [own])]
         self.updates = 0
         self._rollout: Rollout | None = None
+        self._drawn = self._illegal = 0  # since the last outcomes
+        self._measures: dict[str, float] = {}
 
     def check_rewards(self, low: float, high: float) -> None:
         self.estimator.check_rewards(low, high)
@@ -62,6 +64,8 @@ class PolicySearch(SearchAlgorithm):
         for _ in range(MOST_ILLEGAL_UPDATES):
             self._rollout = self.policy.draw(generator(self.seed, "controller", self.updates), self.estimator.episodes)
             legal = [Proposal(a) for a in self._rollout.architectures if a is not None]
+            self._drawn += len(self._rollout)
+            self._illegal += len(self._rollout) - len(legal)
             if legal:
                 return legal
             self._learn([])
@@ -74,9 +78,12 @@ class PolicySearch(SearchAlgorithm):
         assert self._rollout is not None, "tell follows ask"
         if len(outcomes) == sum(a is not None for a in self._rollout.architectures):  # else the budget ended inside
             self._learn([outcome.reward for outcome in outcomes])
+        self._measures = {**self.estimator.measures, "illegal": self._illegal / self._drawn, "updates": self.updates}
+        self._drawn = self._illegal = 0
 
     def measures(self) -> dict[str, float]:
-        return dict(self.estimator.measures)
+        """Of the last update; `illegal` is the share of illegal draws since the last outcomes, `updates` counts all."""
+        return self._measures
 
     def _learn(self, rewards: Sequence[float]) -> None:
         assert self._rollout is not None

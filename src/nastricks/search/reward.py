@@ -1,26 +1,24 @@
-"""What an architecture is worth to a search: a table, a known objective, shared weights, or a child trained alone."""
+"""What an architecture is worth to a search: a table, a known objective, shared weights (and `trained_child`)."""
 
 import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from jsonargparse import Namespace
 
 from nastricks.data import ImageSpec, TensorDataModule
 from nastricks.errors import InputError
-from nastricks.modules import ChildModule, SupernetModule
-from nastricks.ranking.evaluate import score_children
+from nastricks.modules import SupernetModule
 from nastricks.ranking.rank import scored
 from nastricks.ranking.tables import Table, load_table, shipped_or, shipped_table
-from nastricks.recipe import with_seed
 from nastricks.rng import generator
-from nastricks.run import Run, build, calibration_of, load_run
+from nastricks.run import Run, calibration_of, load_run
 from nastricks.search.algorithm import Proposal
-from nastricks.search.engine import Engine, Lost
+from nastricks.search.engine import Engine
 from nastricks.spaces import Architecture, Cost, Space
 
 Status = Literal["done", "diverged"]
@@ -105,6 +103,23 @@ class Reward(ABC):
             InputError: this reward does not fit the space, the data or the recipe.
         """
 
+    def check_epochs(self, asked: Sequence[int]) -> None:
+        """Refuse numbers of epochs that cannot be measured, or of which the longest is no full evaluation.
+
+        Raises:
+            InputError: this reward knows no epochs, or other ones.
+        """
+        if asked and (not self.by_epochs or self.full_epochs is None):
+            raise InputError(
+                f"the search asks for children of {', '.join(map(str, asked))} epochs, and {type(self).__name__} knows "
+                "none: take TableReward with fidelities, or TrainedChild"
+            )
+        if asked and max(asked) != self.full_epochs:
+            raise InputError(
+                f"the search's longest training is of {max(asked)} epochs, the reward's of {self.full_epochs}: set the "
+                "algorithm's max_epochs to it"
+            )
+
     @property
     def range(self) -> tuple[float, float]:
         """The least and the largest reward."""
@@ -160,7 +175,18 @@ class TableReward(Reward):
         parse = setting.space.parse
         self._space, self._seed = setting.space, setting.seed
         self._tables = {short: load_table(shipped_or(path), parse=parse) for short, path in self.fidelities.items()}
-        self._tables |= {self.epochs: main, None: main}
+        self._tables |= {None: main} if self.epochs is None else {None: main, self.epochs: main}
+
+    def check_epochs(self, asked: Sequence[int]) -> None:
+        super().check_epochs(asked)
+        for epochs in asked:
+            self._of(epochs)
+
+    def _of(self, epochs: int | None) -> Table:
+        if epochs not in self._tables:
+            known = ", ".join(str(e) for e in sorted(e for e in self._tables if e is not None)) or "none"
+            raise InputError(f"reward.fidelities hold no table of {epochs} epochs: they know {known}")
+        return self._tables[epochs]
 
     @property
     def full_epochs(self) -> int | None:
@@ -168,11 +194,8 @@ class TableReward(Reward):
 
     def measure(self, proposals: Sequence[Proposal], engine: Engine) -> Iterator[tuple[Proposal, Measured]]:
         for proposal in proposals:
-            table = self._tables.get(proposal.epochs)
-            if table is None:
-                known = ", ".join(str(e) for e in sorted(e for e in self._tables if e is not None)) or "no epochs"
-                raise InputError(f"the table holds no trainings of {proposal.epochs} epochs: it knows {known}")
-            yield proposal, Measured(self._accuracy(table, self._space.format(proposal.architecture)))
+            name = self._space.format(proposal.architecture)
+            yield proposal, Measured(self._accuracy(self._of(proposal.epochs), name))
 
     def _accuracy(self, table: Table, name: str) -> float:
         table.require([name])
@@ -232,83 +255,7 @@ class SharedWeights(Reward):
 
 def truth_table(setting: Setting, path: str | None) -> Table | None:
     """The table named, the one that a tabular space is read from, or the one shipped for the space and data."""
-    own = getattr(setting.space, "table", None)
+    own = getattr(setting.space, "path", None)
     shipped = None if setting.data is None else shipped_table(setting.space.name, setting.data.name)
     found = path if path is not None else own if own is not None else shipped
     return None if found is None else load_table(shipped_or(found), parse=setting.space.parse)
-
-
-@dataclass(frozen=True, eq=False)
-class ChildTask:
-    """One child to train alone."""
-
-    config: Namespace
-    proposal: Proposal
-    architecture: str
-
-
-class TrainedChild(Reward):
-    """Accuracy on the validation split of the child trained alone, by the child recipe in the same stack.
-
-    Cheaper proxies are keys of that recipe: trainer.max_epochs, data.init_args.batch_size, .fraction, .resolution,
-    space.init_args.channels.
-
-    Args:
-        diverged: The stated accuracy of a child whose loss is not finite, in [0, 1].
-        resource: Takes a child's cost off.
-    """
-
-    trains = True
-    by_epochs = True
-
-    def __init__(self, diverged: float = 0.0, resource: Resource | None = None) -> None:
-        super().__init__(resource)
-        if not 0 <= diverged <= 1:
-            raise InputError(f"reward.diverged is {diverged}: expected an accuracy in [0, 1]")
-        self.diverged = diverged
-
-    def prepare(self, setting: Setting) -> None:
-        config = setting.config.clone()
-        config.pop("search", None)
-        if config.get("model") is None or config.get("data") is None:
-            raise InputError("TrainedChild trains children: add data and a child recipe to the stack")
-        self._config = with_seed(config, setting.seed)
-        self._space = setting.space
-        run = build(self._config, None, quiet=True)
-        run.check()
-        if not isinstance(run.module, ChildModule):
-            raise InputError("TrainedChild trains children: add a child recipe, such as -c recipes/child/tiny64.yaml")
-
-    @property
-    def full_epochs(self) -> int | None:
-        epochs = self._config.trainer.max_epochs
-        return None if epochs is None or epochs < 1 else int(epochs)
-
-    def measure(self, proposals: Sequence[Proposal], engine: Engine) -> Iterator[tuple[Proposal, Measured]]:
-        tasks = [ChildTask(self._config, p, self._space.format(p.architecture)) for p in proposals]
-        for task, measured in engine.run(train_child, tasks):
-            if isinstance(measured, Lost):
-                raise InputError(f"child {task.architecture} could not be trained: {measured.reason}")
-            if measured.status == "diverged":
-                measured = Measured(self.diverged, measured.loss, measured.seconds, "diverged")
-            yield task.proposal, measured
-
-
-def train_child(task: ChildTask) -> Measured:
-    """Train one child alone and score it on the validation split."""
-    start = time.perf_counter()
-    config = task.config.clone()
-    config.model.init_args.architecture = task.architecture
-    if task.proposal.epochs is not None:
-        config.trainer.max_epochs = task.proposal.epochs
-    run = build(config, None, quiet=True)
-    run.fit()
-    module: Any = run.module
-    calibration = calibration_of(config)
-    extra = run.data.calibration_batches(calibration.batches) if calibration is not None else []
-    architecture = module.policy.architecture
-    batches = run.data.evaluation_batches("validation")
-    score = score_children(module.space, module.networks[0], [architecture], batches, extra)[architecture]
-    seconds = time.perf_counter() - start
-    status: Status = "done" if math.isfinite(score.loss) else "diverged"
-    return Measured(score.accuracy, score.loss, seconds, status)
