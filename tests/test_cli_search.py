@@ -1,9 +1,15 @@
 """`nastricks search` as it is typed: what it prints and writes, and one sentence for each bad input."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from nastricks.cli import main
@@ -102,6 +108,30 @@ def test_a_folder_of_something_else(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/notes.txt").write_text("mine")
     assert "holds no search" in refused("search", *RANDOM, "--out", "out")
+
+
+def test_kill_9_then_the_same_command_equals_the_uninterrupted_search(tmp_path: Path) -> None:
+    small = {"data.init_args.train_size": 32, "data.init_args.search_size": 16, "data.init_args.batch_size": 16}
+    overrides = [f"--{key}={value}" for key, value in {**small, "trainer.max_epochs": 2}.items()]
+    command = ["search", *PPO, *CHILD, *overrides, "--search.evaluations", "24", "--out"]
+    assert main([*command, "straight"]) == 0
+    started = [sys.executable, "-m", "nastricks.cli", *command, "killed"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(started, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.glob("killed/children/*.json"))) < 5:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/children/*.json")}
+    assert main([*command, "killed"]) == 0
+    assert all(path.stat().st_mtime_ns == written for path, written in kept.items())  # none was trained again
+    results = [
+        pd.read_csv(tmp_path / name / "evaluations.csv").drop(columns="seconds") for name in ("straight", "killed")
+    ]
+    pd.testing.assert_frame_equal(*results)
 
 
 def test_fit_does_not_search(refused: Refused) -> None:

@@ -2,6 +2,7 @@
 
 import platform
 import resource
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,11 +24,17 @@ def faults_of_a_step() -> int:
 
 
 @glibc
-def test_a_second_step_finds_its_memory() -> None:
-    keep_freed_memory.cache_clear()
-    assert keep_freed_memory()
-    first, second = faults_of_a_step(), faults_of_a_step()
-    assert second < 4_000, f"20 tensors hold 81,920 pages; the first step had {first} faults"
+@pytest.mark.parametrize(("kept", "least", "most"), [(True, 0, 4_000), (False, 40_000, 90_000)])
+def test_a_later_step_finds_its_memory(kept: bool, least: int, most: int) -> None:
+    """In the main thread of a fresh process: glibc keeps the memory of other threads in small heaps of their own."""
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "from test_memory import faults_of_a_step, keep_freed_memory\n"
+        f"assert not {kept} or keep_freed_memory()\n"
+        "print([faults_of_a_step() for _ in range(6)][-1])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert least <= int(told) <= most, "20 tensors hold 81,920 pages"
 
 
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"])

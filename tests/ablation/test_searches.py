@@ -121,11 +121,21 @@ def test_from_when_on_an_arm_is_better() -> None:
     gain = {10: 0.0, 50: 0.4, 100: 0.0, 200: 0.4, 500: 0.4}  # helps at 50, not at 100, then for good
     for seed in range(8):
         for arm in ("base", "late", "never"):
-            values = {f"best_at_{n}": rng.normal(0, 0.01) + (g if arm == "late" else 0.0) for n, g in gain.items()}
-            rows.append({"arm": arm, "seed": seed, "status": "done", "seconds": 1.0, "peak_memory_mb": 1.0, **values})
-    metrics = {f"best_at_{n}": "max" for n in gain}
+            values = {f"best_true_at_{n}": rng.normal(0, 0.01) + (g if arm == "late" else 0.0) for n, g in gain.items()}
+            rows.append(
+                {
+                    "arm": arm,
+                    "seed": seed,
+                    "status": "done",
+                    "seconds": 1.0,
+                    "peak_memory_mb": 1.0,
+                    **values,
+                    "p_at_10": rng.normal(),
+                }
+            )
+    metrics = {f"best_true_at_{n}": "max" for n in gain} | {"p_at_10": "max"}
     told = answer(effects(pd.DataFrame(rows), metrics), None, metrics)
-    (line,) = (line for line in told if line.startswith("Better than base by best"))
+    (line,) = (line for line in told if line.startswith("Better than base by "))
     assert line.endswith("late from 200; up to 500 not shown for never.")
 
 

@@ -42,13 +42,13 @@ def _dependence(row: Row, single: Sequence[Row], metric: str) -> str:
 
 
 def _from_when(effects: pd.DataFrame, metrics: Metrics, judged_against_base: Sequence[str]) -> list[str]:
-    """For metrics measured at growing numbers, such as best_true_at_50: from which number on each arm helps.
+    """For the best of a search after growing numbers of evaluations, from which number on each arm helps.
 
     "From" means at that number and at every larger one, after Holm's correction at each.
     """
     stems: dict[str, list[int]] = {}
     for metric in metrics:
-        if found := re.fullmatch(r"(.+)_at_(\d+)", metric):
+        if found := re.fullmatch(r"(best_true|best_reward)_at_(\d+)", metric):
             stems.setdefault(found[1], []).append(int(found[2]))
     lines = []
     for stem, numbers in stems.items():

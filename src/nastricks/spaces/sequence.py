@@ -28,15 +28,15 @@ class SequenceSpace(Space):
         vocabulary: Tokens (K), at least 2.
         interaction: Scale of the pair terms, at least 0. At 0 the best token of every position is the optimum; the
             larger it is, the more a token's worth depends on its neighbours.
+        seed: Key of the objective's terms.
         kinds: Kinds that the positions take turns in, from 1 to L. Tokens of different kinds have different names, so a
             controller without masks may draw them where they do not belong; the objective stays the same.
-        seed: Key of the objective's terms.
     """
 
     name: ClassVar[str] = "sequence"
 
     def __init__(
-        self, length: int = 20, vocabulary: int = 7, interaction: float = 1.0, kinds: int = 1, seed: int = 0
+        self, length: int = 20, vocabulary: int = 7, interaction: float = 1.0, seed: int = 0, kinds: int = 1
     ) -> None:
         for key, value, least in (("length", length, 1), ("vocabulary", vocabulary, 2)):
             if value < least:
