@@ -24,17 +24,19 @@ def faults_of_a_step() -> int:
 
 
 @glibc
-@pytest.mark.parametrize(("kept", "least", "most"), [(True, 0, 4_000), (False, 40_000, 90_000)])
-def test_a_later_step_finds_its_memory(kept: bool, least: int, most: int) -> None:
-    """In the main thread of a fresh process: glibc keeps the memory of other threads in small heaps of their own."""
+def test_a_later_step_finds_its_memory() -> None:
+    """In the main thread of a fresh process: glibc keeps the memory of other threads in small heaps of their own.
+
+    Without the setting most processes show 81,920 faults a step, but not those where something stays at the heap's top.
+    """
     code = (
         "import sys; sys.path.insert(0, 'tests')\n"
         "from test_memory import faults_of_a_step, keep_freed_memory\n"
-        f"assert not {kept} or keep_freed_memory()\n"
+        "assert keep_freed_memory()\n"
         "print([faults_of_a_step() for _ in range(6)][-1])"
     )
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert least <= int(told) <= most, "20 tensors hold 81,920 pages"
+    assert int(told) < 4_000, "20 tensors hold 81,920 pages"
 
 
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"])
