@@ -151,10 +151,9 @@ def test_written_tables_read_back_exactly_and_appear_whole(tmp_path: Path, monke
 
 def test_shipped_tables_are_found_by_space_and_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shipped_table("no_such_space", "digits") is None
-    (tmp_path / "tables").mkdir()
-    (tmp_path / "tables" / "tiny64_digits.csv").touch()
-    monkeypatch.setattr(tables, "files", lambda package: tmp_path)
-    assert shipped_table("tiny64", "digits") == tmp_path / "tables" / "tiny64_digits.csv"
+    (tmp_path / "tiny64_digits.csv").touch()
+    monkeypatch.setattr(tables, "SHIPPED", tmp_path)
+    assert shipped_table("tiny64", "digits") == tmp_path / "tiny64_digits.csv"
 
 
 @pytest.mark.skipif("NASTRICKS_DATA" not in os.environ, reason="NASTRICKS_DATA does not name the folder of shared data")

@@ -44,11 +44,6 @@ class Training:
     children: str
     truth_arm: str | None = None
 
-    @property
-    def children_of_an_arm(self) -> bool:
-        """Whether a trial trains `children` alone, to be judged by those of `truth_arm`."""
-        return self.truth_arm is not None
-
 
 def trial_folder(folder: Path, arm: str, seed: int) -> Path:
     return folder / "trials" / arm / f"seed={seed}"
@@ -71,7 +66,7 @@ def run_training(training: Training) -> list[dict[str, Any]]:
     watch = Stopwatch()
     if searches(training.arms[leader]):
         return [_searched(training, arm, watch) for arm in missing]
-    if training.children_of_an_arm:
+    if training.truth_arm is not None:
         return [_children(training, arm, watch) for arm in missing]
     place = trial_folder(training.folder, leader, training.seed)
     if leader in missing:
@@ -245,5 +240,4 @@ def _track(
         path = trial_folder(training.folder, leader, training.seed) / "metrics.csv"
         curves = pd.read_csv(path).to_dict("records") if path.exists() else []  # type: ignore[assignment]
     folder = trial_folder(training.folder, arm, training.seed)
-    settings = vars(tracking.init_args) if "init_args" in tracking else vars(tracking)
-    track_results(settings, folder, dump_any(config), names, place, curves, result["metrics"], rows)
+    track_results(tracking, folder, dump_any(config), names, place, curves, result["metrics"], rows)

@@ -127,8 +127,7 @@ def _rank_scores(arguments: argparse.Namespace) -> int:
     for kind in ("params", "flops"):
         if kind in frame:
             trivial[kind] = ranking_metrics(frame[kind], truth)
-    place = {name: i for i, name in enumerate(table.architectures)}
-    ceiling = noise_ceiling(table.replicas[[place[a] for a in frame["architecture"]]])
+    ceiling = noise_ceiling(table.replicas[[table.row[a] for a in frame["architecture"]]])
     ranking = Ranking(rows, metrics, trivial, ceiling)
     _print(ranking, f"{path}: {len(frame)} scores by {column}")
     if arguments.out:

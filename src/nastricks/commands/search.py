@@ -15,13 +15,13 @@ from nastricks.search.recipe import dump_any, resolve_search
 def search(arguments: argparse.Namespace) -> int:
     """Search, or continue an interrupted search; print the best architecture and what was reached."""
     config = resolve_search(arguments.config, arguments.overrides)
-    probe = Search(config)
-    algorithm = type(probe.algorithm).__name__
-    folder = Path(arguments.out) if arguments.out else Path("runs") / f"search-{probe.space.name}-{algorithm.lower()}"
+    made = Search(config)
+    algorithm = type(made.algorithm).__name__
+    folder = Path(arguments.out) if arguments.out else Path("runs") / f"search-{made.space.name}-{algorithm.lower()}"
     with closing(engine(arguments.workers, arguments.ray)) as runs:
         runs.check()
         claim(config, folder)
-        made = Search(config, folder)
+        made.folder = folder
         metrics = _run(made, runs)
     best = made.best_at(made.budget)
     told = {"best": best.architecture, "evaluations": len(made.evaluations), "metrics": metrics}
@@ -41,10 +41,9 @@ def _track(made: Search, folder: Path, metrics: dict[str, float]) -> None:
     """To Weights & Biases, where the stack asks for it."""
     tracking = made.config.loggers.wandb
     if tracking is not None:
-        settings = vars(tracking.init_args) if "init_args" in tracking else vars(tracking)
         rows = made.curve.to_dict("records")
         place = Tracked(folder.name, "search", type(made.algorithm).__name__)
-        track_results(settings, folder, dump_any(made.config), [], place, rows, metrics, None)  # type: ignore[arg-type]
+        track_results(tracking, folder, dump_any(made.config), [], place, rows, metrics, None)  # type: ignore[arg-type]
 
 
 def _run(made: Search, runs: Engine) -> dict[str, float]:

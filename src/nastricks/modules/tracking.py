@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jsonargparse import Namespace
 from pytorch_lightning.loggers import Logger
 
 from nastricks.errors import unknown
@@ -68,7 +69,7 @@ class WandbTracking:
 
 
 def track_results(
-    settings: Mapping[str, Any],
+    tracking: Namespace,
     folder: Path,
     config: str,
     tricks: Sequence[str],
@@ -85,6 +86,7 @@ def track_results(
     import wandb
     import yaml
 
+    settings = vars(tracking.init_args) if "init_args" in tracking else vars(tracking)
     run = wandb.run
     if run is None or run.name != place.name:
         finish()

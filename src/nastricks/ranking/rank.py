@@ -128,8 +128,7 @@ def judged(rows: pd.DataFrame, table: Table | None, derived: str | None = None) 
     metrics = ranking_metrics_by_accuracy_and_loss(rows["accuracy"], rows["loss"], truth)
     if derived is not None:
         metrics |= derived_metrics(derived, table)
-    place = {name: i for i, name in enumerate(table.architectures)}
-    replicas = table.replicas[[place[name] for name in rows["architecture"]]]
+    replicas = table.replicas[[table.row[name] for name in rows["architecture"]]]
     trivial = baselines(rows["params"], rows["flops"], truth, seed=0)
     if derived is not None:
         for kind, reached in derived_baselines(rows, table).items():

@@ -1,10 +1,9 @@
 """Tables of ground truth: architecture -> accuracy of the child trained alone, one column a replica."""
 
 import re
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 
 from nastricks.errors import InputError
 from nastricks.files import write_csv
+from nastricks.table_files import SHIPPED, architectures_of, read_rows
 
-ARCHITECTURE_COLUMNS = ("architecture", "arch", "child")
 REPLICA_COLUMN = re.compile(r"(accuracy|acc|replica)[ _.=-]?((replica|run|seed|trial)[ _.=-]?)?\d*", re.IGNORECASE)
 MEAN_COLUMNS = ("gt_mean", "mean", "accuracy_mean", "mean_accuracy", "acc_mean", "mean_acc")
 
@@ -54,10 +53,17 @@ class Table:
                     "[0, 1], or in percent throughout the file"
                 )
 
-    @property
+    @cached_property
+    def row(self) -> dict[str, int]:
+        """Architecture -> its row."""
+        return {architecture: i for i, architecture in enumerate(self.architectures)}
+
+    @cached_property
     def mean(self) -> NDArray[np.float64]:
         """The mean accuracy (N,) over replicas."""
-        return self.replicas.mean(axis=1)
+        mean = self.replicas.mean(axis=1)
+        mean.flags.writeable = False
+        return mean
 
     @property
     def std(self) -> NDArray[np.float64]:
@@ -68,8 +74,7 @@ class Table:
 
     def require(self, architectures: Iterable[str]) -> None:
         """Raise InputError unless the table holds every one of `architectures`."""
-        known = set(self.architectures)
-        missing = [a for a in architectures if a not in known]
+        missing = [a for a in architectures if a not in self.row]
         if missing:
             some = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
             raise InputError(f"{self.name} lacks {len(missing)} architectures of the space ({some}): add their rows")
@@ -77,34 +82,7 @@ class Table:
     def truth(self, architectures: Sequence[str]) -> NDArray[np.float64]:
         """The mean accuracies (M,) of M `architectures`, in their order. Raises InputError where one is missing."""
         self.require(architectures)
-        place = {architecture: i for i, architecture in enumerate(self.architectures)}
-        return self.mean[[place[a] for a in architectures]].copy()
-
-
-def _read(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise InputError(f"the table {str(path)!r} does not exist: give the path of a CSV file")
-    try:
-        with warnings.catch_warnings():
-            # pandas only warns when a row is longer than the header, and then drops the rest of the row.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            # Everything as text: "000" keeps its zeros, and an architecture may be called "NA".
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"the table {str(path)!r} is not a CSV file with a header ({reason}): mend the file"
-        ) from error
-    frame.columns = frame.columns.str.strip()
-    return frame.fillna("")  # a row that is too short
-
-
-def _architecture_column(path: Path, header: list[str], wanted: str | None) -> str:
-    for name in ARCHITECTURE_COLUMNS if wanted is None else (wanted,):
-        if name in header:
-            return name
-    expected = repr(wanted or ARCHITECTURE_COLUMNS[0])
-    raise InputError(f"the table {str(path)!r} has no column {expected}, only {', '.join(header)}: name one so")
+        return self.mean[[self.row[a] for a in architectures]]  # a copy
 
 
 def _accuracy_columns(path: Path, header: list[str], wanted: Sequence[str] | None) -> list[str]:
@@ -145,11 +123,10 @@ def load_table(
     or out of range, two rows for one architecture, and an architecture that `parse` refuses.
     """
     path = Path(path)
-    frame = _read(path)
+    frame = read_rows(path)
     header = list(frame.columns)
-    name = _architecture_column(path, header, architecture_column)
+    architectures = architectures_of(frame, path, architecture_column)
     found = _accuracy_columns(path, header, columns)
-    architectures = frame[name].str.strip().tolist()
     replicas = np.empty((len(frame), len(found)))
     for j, column in enumerate(found):
         values = pd.to_numeric(frame[column].str.strip(), errors="coerce").to_numpy(dtype=np.float64)
@@ -178,13 +155,7 @@ def write_table(path: str | Path, table: Table) -> None:
     write_csv(Path(path), frame)
 
 
-def shipped_or(path: str | Path) -> Path:
-    """The file, or the shipped table of that name, such as ``tiny64_digits``."""
-    shipped = Path(str(files("nastricks"))) / "tables" / f"{path}.csv"
-    return shipped if not Path(path).is_file() and shipped.is_file() else Path(path)
-
-
 def shipped_table(space: str, data: str) -> Path | None:
     """The table that ships with the package for `space` trained on `data` (`tiny64_digits.csv`), or None."""
-    path = Path(str(files("nastricks"))) / "tables" / f"{space}_{data}.csv"
+    path = SHIPPED / f"{space}_{data}.csv"
     return path if path.is_file() else None

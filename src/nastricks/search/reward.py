@@ -14,12 +14,13 @@ from nastricks.data import ImageSpec, TensorDataModule
 from nastricks.errors import InputError
 from nastricks.modules import SupernetModule
 from nastricks.ranking.rank import scored
-from nastricks.ranking.tables import Table, load_table, shipped_or, shipped_table
+from nastricks.ranking.tables import Table, load_table, shipped_table
 from nastricks.rng import generator
 from nastricks.run import Run, calibration_of, load_run
 from nastricks.search.algorithm import Proposal
 from nastricks.search.engine import Engine
 from nastricks.spaces import Architecture, Cost, Space
+from nastricks.table_files import locate_table
 
 Status = Literal["done", "diverged"]
 
@@ -90,7 +91,6 @@ class Reward(ABC):
     """
 
     trains: ClassVar[bool] = False  # whether a measurement is worth keeping on disk
-    by_epochs: ClassVar[bool] = False  # whether proposals may name their epochs
 
     def __init__(self, resource: Resource | None = None) -> None:
         self.resource = resource
@@ -109,7 +109,7 @@ class Reward(ABC):
         Raises:
             InputError: this reward knows no epochs, or other ones.
         """
-        if asked and (not self.by_epochs or self.full_epochs is None):
+        if asked and self.full_epochs is None:
             raise InputError(
                 f"the search asks for children of {', '.join(map(str, asked))} epochs, and {type(self).__name__} knows "
                 "none: take TableReward with fidelities, or TrainedChild"
@@ -148,8 +148,6 @@ class TableReward(Reward):
         resource: Takes a child's cost off.
     """
 
-    by_epochs = True
-
     def __init__(
         self,
         table: str | None = None,
@@ -174,7 +172,7 @@ class TableReward(Reward):
             )
         parse = setting.space.parse
         self._space, self._seed = setting.space, setting.seed
-        self._tables = {short: load_table(shipped_or(path), parse=parse) for short, path in self.fidelities.items()}
+        self._tables = {short: load_table(locate_table(path), parse=parse) for short, path in self.fidelities.items()}
         self._tables |= {None: main} if self.epochs is None else {None: main, self.epochs: main}
 
     def check_epochs(self, asked: Sequence[int]) -> None:
@@ -201,7 +199,7 @@ class TableReward(Reward):
         table.require([name])
         if self.noise == "mean":
             return float(table.truth([name])[0])
-        replicas = table.replicas[table.architectures.index(name)]
+        replicas = table.replicas[table.row[name]]
         draw = torch.randint(len(replicas), (), generator=generator(self._seed, "replica", name))
         return float(replicas[int(draw)])
 
@@ -258,4 +256,4 @@ def truth_table(setting: Setting, path: str | None) -> Table | None:
     own = getattr(setting.space, "path", None)
     shipped = None if setting.data is None else shipped_table(setting.space.name, setting.data.name)
     found = path if path is not None else own if own is not None else shipped
-    return None if found is None else load_table(shipped_or(found), parse=setting.space.parse)
+    return None if found is None else load_table(locate_table(found), parse=setting.space.parse)

@@ -39,7 +39,6 @@ class TrainedChild(Reward):
     """
 
     trains = True
-    by_epochs = True
 
     def __init__(self, diverged: float = 0.0, resource: Resource | None = None) -> None:
         super().__init__(resource)

@@ -2,18 +2,12 @@
 
 import itertools
 import math
-import warnings
-from importlib.resources import files
-from pathlib import Path
 from typing import ClassVar
-
-import pandas as pd
 
 from nastricks.data.batch import ImageSpec
 from nastricks.errors import InputError
 from nastricks.spaces.base import Allowed, Architecture, Choice, Network, Option, Space
-
-COLUMNS = ("architecture", "arch", "child")
+from nastricks.table_files import architectures_of, locate_table, read_rows
 
 
 class Tabular(Space):
@@ -33,8 +27,8 @@ class Tabular(Space):
     name: ClassVar[str] = "tabular"
 
     def __init__(self, table: str) -> None:
-        self.path = _locate(table)
-        rows = _architectures(self.path)
+        self.path = locate_table(table)
+        rows = architectures_of(read_rows(self.path), self.path)
         lengths = sorted({len(row) for row in rows})
         if len(lengths) != 1 or lengths == [0]:
             raise InputError(
@@ -72,38 +66,3 @@ class Tabular(Space):
             f"{text!r} is no architecture of the table {str(self.path)!r}: expected {len(self._symbols)} characters, "
             f"such as {self.format((0,) * len(self._symbols))!r}"
         )
-
-
-def _locate(table: str) -> Path:
-    path = Path(table)
-    if path.is_file():
-        return path
-    shipped = Path(str(files("nastricks"))) / "tables"
-    known = sorted(p.stem for p in shipped.glob("*.csv"))
-    if table in known:
-        return shipped / f"{table}.csv"
-    raise InputError(
-        f"the table {table!r} does not exist: give the path of a CSV file, or the name of a shipped table "
-        f"({', '.join(known)})"
-    )
-
-
-def _architectures(path: Path) -> list[str]:
-    """The column of architectures as text ("00" keeps its zeros, and "NA" is a string)."""
-    try:
-        with warnings.catch_warnings():
-            # pandas only warns when a row is longer than the header, and then drops the rest of the row.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"the table {str(path)!r} is not a CSV file with a header ({reason}): mend the file"
-        ) from error
-    frame.columns = frame.columns.str.strip()
-    for name in COLUMNS:
-        if name in frame.columns:
-            return frame[name].fillna("").str.strip().tolist()
-    raise InputError(
-        f"the table {str(path)!r} has no column {COLUMNS[0]!r}, only {', '.join(frame.columns)}: name one so"
-    )
