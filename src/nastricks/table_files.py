@@ -25,7 +25,7 @@ def locate_table(table: str | Path) -> Path:
         return shipped
     known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.csv")))
     raise InputError(
-        f"the table {str(table)!r} does not exist: give the path of a CSV file, or the name of one that ships ({known})"
+        f"the table {str(table)!r} does not exist: give the path of a CSV file, or a shipped table ({known})"
     )
 
 

@@ -48,6 +48,9 @@ class PlainStep:
     def loss(self, gates: Gates, batch: Batch, *, role: Role = "policy") -> Tensor:
         return F.cross_entropy(self.network(batch.images, gates), batch.labels)
 
+    def objective(self, gates: Gates) -> Tensor:
+        return self.loss(gates, self.search)
+
     def reward(self, architectures: Sequence[Architecture]) -> Tensor:
         raise NotImplementedError
 

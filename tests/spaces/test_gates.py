@@ -23,7 +23,8 @@ class Times(nn.Module):
 
 def gated() -> tuple[GatedOps, list[Times]]:
     ops = [Times(1.0), Times(10.0), Times(100.0)]
-    return GatedOps(Choice("c", tuple(Option(n) for n in "abc")), dict(enumerate(ops))), ops
+    choice = Choice("c", tuple(Option(n) for n in "abc"))
+    return GatedOps(choice, range(3), lambda index, channels: ops[index], channels=1), ops
 
 
 X = torch.arange(1.0, 9.0).view(2, 1, 2, 2)

@@ -25,6 +25,19 @@ class Derivation(ABC):
     """Reads one architecture off."""
 
     needs_ranking: bool = False
+    needs_preferences: bool = False
+
+    def check(self, space: Space, policy: Policy) -> None:
+        """Refuse before training what cannot be derived after it.
+
+        Raises:
+            InputError: the derivation fits neither this policy nor this space.
+        """
+        if self.needs_preferences and not policy.preferences():
+            raise InputError(
+                f"derivation {type(self).__name__} needs a policy with preferences; {type(policy).__name__} has none: "
+                "use BestRanked"
+            )
 
     @abstractmethod
     def derive(self, trained: Trained) -> Architecture:
@@ -44,13 +57,11 @@ class BestRanked(Derivation):
 class Argmax(Derivation):
     """The option with the highest preference in each choice (DARTS keeps the strongest operation)."""
 
+    needs_preferences = True
+
     def derive(self, trained: Trained) -> Architecture:
+        self.check(trained.space, trained.policy)
         preferences = trained.policy.preferences()
-        if not preferences:
-            raise InputError(
-                f"derivation Argmax needs a policy with preferences; {type(trained.policy).__name__} has none: "
-                "use BestRanked"
-            )
         picked: Architecture = ()
         for choice in trained.space.choices:
             scores = preferences[choice.name]

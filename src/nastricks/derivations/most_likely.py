@@ -2,9 +2,9 @@
 
 from nastricks.derivations.base import Derivation, Trained
 from nastricks.errors import InputError
-from nastricks.policies import SequencePolicy
+from nastricks.policies import Policy, SequencePolicy
 from nastricks.rng import generator
-from nastricks.spaces import Architecture
+from nastricks.spaces import Architecture, Space
 
 
 class MostLikely(Derivation):
@@ -20,13 +20,17 @@ class MostLikely(Derivation):
             raise InputError(f"derivation.samples is {samples}: expected at least 1")
         self.samples, self.seed = samples, seed
 
-    def derive(self, trained: Trained) -> Architecture:
-        policy = trained.policy
+    def check(self, space: Space, policy: Policy) -> None:
         if not isinstance(policy, SequencePolicy):
             raise InputError(
                 f"derivation MostLikely needs a policy that draws architectures; {type(policy).__name__} draws none: "
                 "use BestRanked"
             )
+
+    def derive(self, trained: Trained) -> Architecture:
+        policy = trained.policy
+        self.check(trained.space, policy)
+        assert isinstance(policy, SequencePolicy), "checked"
         rollout = policy.draw(generator(self.seed, "most_likely"), self.samples)
         scores = rollout.log_probs.sum(1).tolist()
         legal = [(-score, a) for score, a in zip(scores, rollout.architectures, strict=True) if a is not None]

@@ -13,6 +13,7 @@ from nastricks.estimators.first_order import FirstOrder
 from nastricks.estimators.ppo import PPO
 from nastricks.estimators.relax import RELAX
 from nastricks.estimators.score_function import Reinforce, ScoreFunction
+from nastricks.estimators.single_level import SingleLevel
 
 __all__ = [
     "Baseline",
@@ -27,6 +28,7 @@ __all__ = [
     "RELAX",
     "Reinforce",
     "ScoreFunction",
+    "SingleLevel",
     "Step",
     "Updater",
 ]

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from nastricks.errors import InputError
 from nastricks.moment import Moment, Role
 from nastricks.policies import Policy
 from nastricks.spaces import Architecture, Gates
+
+Order = Literal["before", "after", "joined"]
 
 
 class Updater(Protocol):
@@ -48,6 +50,9 @@ class Step(Updater, Protocol):
     def loss(self, gates: Gates, batch: Batch, *, role: Role = "policy") -> Tensor:
         """Loss () of the network, differentiable in the gates; leaves the BN buffers alone."""
 
+    def objective(self, gates: Gates) -> Tensor:
+        """What the policy learns from (): the loss on the search batch, and what tricks add to it."""
+
     def reward(self, architectures: Sequence[Architecture]) -> Tensor:
         """Accuracy (A,) in [0, 1] of each architecture's path on the search batch, without gradient."""
 
@@ -58,22 +63,36 @@ class Estimator(nn.Module, ABC):
     Args:
         policy: The policy to update.
         every: Update in every this many training steps, at least 1.
+        order: Update before or after the weight step of the same batch; None takes the estimator's own.
 
     Attributes:
-        order: Update before or after the weight step of the same batch, or with it (`joined`): then gates keep
-            their gradient in the weight step, and the weights' own backward pass fills the policy's gradients.
+        order: Before, after, or with the weight step (`joined`): then gates keep their gradient in the weight step, and
+            the weights' own backward pass fills the policy's gradients.
+        through_gates: Whether it differentiates the loss by the weights of the gates, so that tricks may add to that
+            loss what the policy is to learn beside it.
+
+    Raises:
+        InputError: `every` is below 1, or the policy has nothing that the estimator can update.
     """
 
-    order: Literal["before", "after", "joined"] = "before"
+    order: Order = "before"
+    through_gates: ClassVar[bool] = False
 
-    def __init__(self, policy: Policy, every: int = 1) -> None:
+    def __init__(self, policy: Policy, every: int = 1, order: Literal["before", "after"] | None = None) -> None:
         super().__init__()
+        if order is not None:
+            self.order = order
         if every < 1:
             raise InputError(f"estimator.every is {every}: expected at least 1")
         if not policy.learns:
             raise InputError(
                 f"{type(self).__name__} has nothing to update: {type(policy).__name__} has no parameters; "
                 "leave the estimator out"
+            )
+        if self.through_gates and not policy.weighted:
+            raise InputError(
+                f"{type(self).__name__} differentiates by the weights of the gates, and those of "
+                f"{type(policy).__name__} have none: use Reinforce, or another policy"
             )
         # Held in a list, so that the policy is not a submodule here: its parameters belong to one place.
         self._policy = [policy]

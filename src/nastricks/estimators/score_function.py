@@ -3,13 +3,13 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nastricks.errors import InputError
-from nastricks.estimators.base import Estimator, Step, Updater
+from nastricks.estimators.base import Estimator, Order, Step, Updater
 from nastricks.estimators.baselines import Baseline, NoBaseline
 from nastricks.policies import Policy, Rollout, Scored, SequencePolicy
 from nastricks.spaces import Architecture
@@ -44,7 +44,7 @@ class ScoreFunction(Estimator):
         updates: Updates so far.
     """
 
-    order: Literal["before", "after", "joined"] = "after"
+    order: Order = "after"
 
     def __init__(
         self,

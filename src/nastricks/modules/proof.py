@@ -17,24 +17,13 @@ from nastricks.data import TensorDataModule
 from nastricks.data.batch import Batch
 from nastricks.data.loader import KeyedLoader
 from nastricks.modules.normalisation import batch_norms, statistics
+from nastricks.modules.points import POINTS, acts_at
 from nastricks.modules.training import TrainingModule
 from nastricks.modules.trick import Calibration, Change, Trick, in_order
 from nastricks.spaces import Gates, Space
 
 TOLERANCE = 1e-6  # a smaller relative difference is rounding: the same sum in another order
 ATTEMPTS = 10  # steps that are tried before a trick is called dead
-
-POINTS = (
-    "surgery",
-    "on_learning_rate",
-    "on_batch",
-    "may_learn",
-    "on_gates",
-    "on_loss",
-    "around_gradients",
-    "calibration",
-)
-"""The points at which tricks act, in the order in which they come."""
 
 
 class Built(Protocol):
@@ -161,13 +150,13 @@ class Observer(pl.Callback):
         seen.policy = _flat(list(module.policy.parameters()))
         seen.allowed = dict(module.policy.allowed)
         seen.rates = [float(group["lr"]) for o in trainer.optimizers[:1] for group in o.param_groups]
-        seen.loss = module.epoch_metrics()["train/loss"]
+        seen.loss = module.epoch_metrics().get("train/loss", float("nan"))  # a guard may have ended before the step
         if self.trick is not None and self.score is not None:
             calibration = self.trick.calibration()
             seen.scores = self.score(module, self.data, None), self.score(module, self.data, calibration)
         if self.trick is not None:
             seen.acts = self.trick.acts
-        for trick in module.tricks:
+        for trick in module.points.tricks:
             trick.act()  # one step is no run: the end of fit would refuse the tricks that act at other steps
         trainer.should_stop = True
 
@@ -190,6 +179,8 @@ def prove(name: str, build: Build, score: Score, attempts: int = ATTEMPTS) -> Pr
         first = seen.first
         if scoring is not None:
             measured = measure_scores(seen)
+        elif trick.guard:
+            measured = Measured(float(seen.acts), trick.measured())
         else:
             other = build(name)
             measured = measure(trick.changes, seen, _observe(other, Observer(other.data, None, first, attempt, None)))
@@ -274,10 +265,7 @@ def dense_gates(space: Space, gates: Gates, samples: int) -> Tensor:
 
 def order_of_tricks(tricks: Sequence[Trick]) -> Mapping[str, list[str]]:
     """The names of the tricks that act at each point, in their order; the last wraps the gradients outermost."""
-    acting = {
-        point: [t.name for t in in_order(tricks) if getattr(type(t), point) is not getattr(Trick, point)]
-        for point in POINTS
-    }
+    acting = {point: [t.name for t in in_order(tricks) if acts_at(t, point)] for point in POINTS}
     return {point: names for point, names in acting.items() if names}
 
 

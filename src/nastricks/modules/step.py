@@ -33,7 +33,7 @@ class TrainingStep:
         """The batch of the search split with the number of this step, after the tricks that act on batches."""
         data = self.module.trainer.datamodule  # type: ignore[attr-defined]
         batch = data.batch("search", self.moment.step, rank=self.moment.rank, world=self.module.trainer.world_size)
-        return self.module.on_batch(batch, self.moment.at(role="policy"))
+        return self.module.points.batch(batch, self.moment.at(role="policy"))
 
     @property
     def weights(self) -> Sequence[nn.Parameter]:
@@ -44,10 +44,13 @@ class TrainingStep:
 
     def loss(self, gates: Gates, batch: Batch, *, role: Role = "policy") -> Tensor:
         at = self.moment.at(role=role, samples=len(batch))
-        gates = self.module.on_gates(gates, at)
+        gates = self.module.points.gates(gates, at)
         key = (at.seed, at.step, at.role, at.gate_set, "forward", at.rank)
         with self.module.frozen_statistics(), forked_rng(*key, device=at.device):
             return self.module.criterion(self.module.logits(batch.images, gates), batch)
+
+    def objective(self, gates: Gates) -> Tensor:
+        return self.module.points.policy_loss(self.loss(gates, self.search), gates, self)
 
     @torch.no_grad()
     def reward(self, architectures: Sequence[Architecture]) -> Tensor:

@@ -62,6 +62,8 @@ class SupernetModule(TrainingModule):
             for choice, options in (allowed or {}).items():
                 made.restrict(choice, options)
             made_estimator = None if estimator is None else estimator(made)
+        derivation = derivation or BestRanked()
+        derivation.check(space, made)
         with forked_rng(seed, "weights"):
             networks = sharing.networks(space, spec, made.allowed)
         if weights is not None:
@@ -83,7 +85,7 @@ class SupernetModule(TrainingModule):
             micro_batches=micro_batches,
             seed=seed,
         )
-        self.derivation = derivation or BestRanked()
+        self.derivation = derivation
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy of the policy's own gates, uncalibrated: a sign of life; `nastricks rank` judges."""

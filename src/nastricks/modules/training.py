@@ -22,9 +22,10 @@ from nastricks.estimators import Estimator
 from nastricks.modules.epoch_sums import EpochSums
 from nastricks.modules.leaf_gates import LeafGates
 from nastricks.modules.normalisation import batch_norms, frozen_statistics
+from nastricks.modules.points import Points
 from nastricks.modules.schedule import Constant, Schedule
 from nastricks.modules.step import TrainingStep
-from nastricks.modules.trick import Compute, Forward, Trick, in_order
+from nastricks.modules.trick import Forward, Trick
 from nastricks.moment import Moment, Role
 from nastricks.policies import Policy
 from nastricks.rng import forked_rng
@@ -89,12 +90,12 @@ class TrainingModule(pl.LightningModule):
         self.schedule = schedule or Constant()
         self.label_smoothing, self.gradient_clip_val = label_smoothing, gradient_clip_val
         self.micro_batches = micro_batches
+        self.current: TrainingStep | None = None  # the step that is running [attacks by tricks]
         self.steps_seen = 0
         self.steps_per_epoch = 1
         self.epochs = 1.0
-        self.tricks: list[Trick] = []
+        self.points = Points()
         self.operated: set[str] = set()  # names of the tricks whose surgery is done
-        self._points: dict[str, list[Trick]] = {}
         self._sums = EpochSums()
         self._epoch_saved: int | None = None
         self._norms = batch_norms(self.networks)
@@ -126,9 +127,7 @@ class TrainingModule(pl.LightningModule):
 
     def use_tricks(self, tricks: Sequence[Trick]) -> None:
         """Let these tricks act, each at the points that it overrides."""
-        self.tricks = in_order(tricks)
-        points = ("on_batch", "may_learn", "on_gates", "on_loss", "around_gradients", "on_learning_rate")
-        self._points = {p: [t for t in self.tricks if getattr(type(t), p) is not getattr(Trick, p)] for p in points}
+        self.points = Points(tricks)
         self._norms = batch_norms(self.networks)
 
     def configure_optimizers(self) -> list[Optimizer]:
@@ -157,12 +156,16 @@ class TrainingModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         now = self.moment("weights")
+        if now.step > 0 and now.step % now.steps_per_epoch == 0 and self.points.ends_before_epoch(self, now):
+            self.trainer.should_stop = True
+            return
         optimizers = self.optimizers(use_pl_optimizer=False)
         first, *rest = optimizers if isinstance(optimizers, list) else [optimizers]
         self._set_learning_rate(first, now)
-        step = TrainingStep(self, now, self.on_batch(batch, now), weight_optimizer=first, policy_optimizers=rest)
+        step = TrainingStep(self, now, self.points.batch(batch, now), weight_optimizer=first, policy_optimizers=rest)
+        self.current = step
         estimator = self.estimator
-        learns = estimator is not None and estimator.due(now) and all(t.may_learn(now) for t in self._at("may_learn"))
+        learns = estimator is not None and estimator.due(now) and self.points.policy_may_learn(now)
         if learns and estimator is not None and estimator.order == "before":
             self._update_policy(estimator, step, rest)
         joined = learns and estimator is not None and estimator.order == "joined"
@@ -171,9 +174,10 @@ class TrainingModule(pl.LightningModule):
             self._update_policy(estimator, step, rest)
         self._sums.add(loss, correct, len(batch))
         self.steps_seen += 1
+        self.current = None
 
     def _update_weights(self, step: TrainingStep, joined: bool) -> tuple[Tensor, Tensor]:
-        now, batch = step.moment, step.train
+        now = step.moment
         with torch.set_grad_enabled(joined):
             gate_sets = self.policy.propose(now)
         if not gate_sets:
@@ -184,15 +188,12 @@ class TrainingModule(pl.LightningModule):
         def compute() -> Tensor:
             step.weight_optimizer.zero_grad(set_to_none=True)
             hits: list[Tensor] = []
-            loss = self._accumulate(gate_sets if leaves is None else leaves.renewed(), batch, now, hits)
+            loss = self._accumulate(gate_sets if leaves is None else leaves.renewed(), step, joined, hits)
             if not correct:  # the accuracy noted is that of the first pass
                 correct.extend(hits)
             return loss
 
-        wrapped: Compute = compute
-        for trick in self._at("around_gradients"):
-            wrapped = trick.around_gradients(wrapped, self, now)
-        loss = wrapped()
+        loss = self.points.around_gradients(compute, self, now)()
         if leaves is not None:
             self.policy.zero_grad(set_to_none=True)
             leaves.backward()
@@ -204,20 +205,24 @@ class TrainingModule(pl.LightningModule):
         (wrapper[0] if isinstance(wrapper, list) else wrapper).step()
         return loss, torch.stack(correct).sum() if len(correct) > 1 else correct[0]
 
-    def _accumulate(self, gate_sets: Sequence[Gates], batch: Batch, now: Moment, correct: list[Tensor]) -> Tensor:
+    def _accumulate(
+        self, gate_sets: Sequence[Gates], step: TrainingStep, joined: bool, correct: list[Tensor]
+    ) -> Tensor:
         """Add up the gradients of every set of gates and micro-batch; the mean loss () over sets."""
+        now, batch = step.moment, step.train
         total: Tensor | None = None
         for number, part in enumerate(batch.chunks(self.micro_batches) if self.micro_batches > 1 else (batch,)):
             first_logits: Tensor | None = None
             for gate_set, proposed in enumerate(gate_sets):
                 at = now.at(gate_set=gate_set, micro_batch=number, samples=len(part))
-                gates = self.on_gates(proposed, at)
+                gates = self.points.gates(proposed, at)
                 with forked_rng(at.seed, at.step, at.micro_batch, at.gate_set, "forward", at.rank, device=at.device):
                     logits = self.logits(part.images, gates)
                 first_logits = logits.detach() if first_logits is None else first_logits
                 loss = self.criterion(logits, part)
-                for trick in self._at("on_loss"):
-                    loss = trick.on_loss(loss, Forward(logits, part, gates, first_logits), at)
+                loss = self.points.loss(loss, Forward(logits, part, gates, first_logits), at)
+                if joined:
+                    loss = self.points.policy_loss(loss, gates, step)
                 if len(part) != len(batch):
                     loss = loss * (len(part) / len(batch))
                 self.manual_backward(loss)
@@ -233,6 +238,7 @@ class TrainingModule(pl.LightningModule):
         estimator.update(step)
         for optimizer in optimizers:
             optimizer.step()
+        self.policy.updated(step.moment)
 
     # Passes through the network.
 
@@ -260,27 +266,10 @@ class TrainingModule(pl.LightningModule):
         """Context in which passes in train mode leave the BN buffers alone."""
         return frozen_statistics(self._norms)
 
-    # Points of the step.
-
-    def _at(self, point: str) -> list[Trick]:
-        return self._points.get(point, [])
-
-    def on_batch(self, batch: Batch, at: Moment) -> Batch:
-        for trick in self._at("on_batch"):
-            batch = trick.on_batch(batch, at)
-        return batch
-
-    def on_gates(self, gates: Gates, at: Moment) -> Gates:
-        for trick in self._at("on_gates"):
-            gates = trick.on_gates(gates, at)
-        return gates
-
     def _set_learning_rate(self, optimizer: Optimizer, now: Moment) -> None:
         for group in optimizer.param_groups:
             rate = self.schedule.learning_rate(group["base_lr"], now)
-            for trick in self._at("on_learning_rate"):
-                rate = trick.on_learning_rate(rate, group["base_lr"], now)
-            group["lr"] = rate
+            group["lr"] = self.points.learning_rate(rate, group["base_lr"], now)
 
     # What is logged and kept.
 

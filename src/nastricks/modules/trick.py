@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nastricks.data.batch import Batch
 from nastricks.errors import DeadTrickError, InputError
+from nastricks.estimators import Step
 from nastricks.modules.normalisation import batch_norms
 from nastricks.moment import Moment
 from nastricks.spaces import Gates
@@ -22,9 +23,18 @@ if TYPE_CHECKING:
     from nastricks.modules.training import TrainingModule
 
 Change = Literal[
-    "batch", "gates", "weights", "gradients", "loss", "learning rate", "normalisation statistics", "policy", "options"
+    "batch",
+    "gates",
+    "weights",
+    "gradients",
+    "loss",
+    "learning rate",
+    "normalisation statistics",
+    "policy",
+    "options",
+    "length of training",
 ]
-Need = Literal["policy that learns", "batch norm", "supernet"]
+Need = Literal["policy that learns", "batch norm", "supernet", "weighted gates", "gradient through the gates"]
 Compute = Callable[[], Tensor]
 """Fills the weights' gradients from one batch and returns the loss (); calling it again repeats the same pass."""
 
@@ -59,6 +69,7 @@ class Trick(pl.Callback):
         needs: What the run must have; the refusal follows from it.
         order: Place among tricks that act at the same point, lower first; two equal ones go by name.
         after_training: Acts only when a child is scored, so runs that differ in it alone share one training.
+        guard: Measures, and may end the training or not: it is alive where it has measured.
         neutral: Arguments with which the trick is the identity, or None where it has no such setting.
         acts: How often it has acted.
     """
@@ -68,6 +79,7 @@ class Trick(pl.Callback):
     needs: ClassVar[tuple[Need, ...]] = ()
     order: ClassVar[int] = 0
     after_training: ClassVar[bool] = False
+    guard: ClassVar[bool] = False
     neutral: ClassVar[dict[str, Any] | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -83,6 +95,13 @@ class Trick(pl.Callback):
     def surgery(self, module: "TrainingModule") -> None:
         """Change the network before its optimizer exists; keep the Parameters of what is replaced."""
 
+    def on_epoch(self, module: "TrainingModule", at: Moment) -> bool:
+        """Before the first step of every epoch but the first: restrict options, measure; True ends the training.
+
+        The end of the last epoch is not announced. What is kept from epoch to epoch belongs in `state_dict`.
+        """
+        return False
+
     def on_batch(self, batch: Batch, at: Moment) -> Batch:
         """The batch of `at.role`: a new Batch, or the same one untouched."""
         return batch
@@ -97,6 +116,14 @@ class Trick(pl.Callback):
 
     def on_loss(self, loss: Tensor, forward: Forward, at: Moment) -> Tensor:
         """The loss () of one forward pass."""
+        return loss
+
+    def on_policy_loss(self, loss: Tensor, gates: Gates, step: Step) -> Tensor:
+        """What the policy learns from (), differentiable: the loss of one set of gates, where estimators go through it.
+
+        Called once a set of gates and update, with the gates that the policy proposed; where the policy learns with the
+        weights (`joined`), the weights see the same loss.
+        """
         return loss
 
     def around_gradients(self, compute: Compute, module: "TrainingModule", at: Moment) -> Compute:
@@ -116,6 +143,10 @@ class Trick(pl.Callback):
     def first_active_step(self, module: "TrainingModule") -> int:
         """The first training step, counted from 0, at which the trick acts."""
         return 0
+
+    def measured(self) -> str:
+        """What a guard measured last, in words with units."""
+        return f"{self.acts} measurements"
 
     def act(self) -> None:
         """Count one act; call it where the trick changes something (a guard: where it measures)."""
@@ -164,6 +195,11 @@ def _lacks(need: Need, module: "TrainingModule") -> str | None:
         return f"{type(module.policy).__name__} has no parameters that an estimator updates: use another algorithm"
     if need == "batch norm" and not batch_norms(module.networks):
         return f"the networks of {module.space.name} have none"
+    if need == "weighted gates" and not module.policy.weighted:
+        return f"the gates of {type(module.policy).__name__} have no weights: use another algorithm"
+    if need == "gradient through the gates" and (module.estimator is None or not module.estimator.through_gates):
+        who = type(module.policy if module.estimator is None else module.estimator).__name__
+        return f"{who} takes none: use an algorithm that does, such as DARTS"
     if need == "supernet" and all(len(options) == 1 for options in module.policy.allowed.values()):
         return "a child has no choices left: leave the trick out of the child's recipe"
     return None

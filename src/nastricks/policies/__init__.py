@@ -1,5 +1,6 @@
 """Policies: how gates are proposed."""
 
+from nastricks.policies.alpha import AlphaPolicy
 from nastricks.policies.base import Policy
 from nastricks.policies.fixed import Fixed
 from nastricks.policies.independent import Independent
@@ -10,6 +11,7 @@ from nastricks.policies.uniform import UniformPath
 from nastricks.policies.vocabulary import Vocabulary
 
 __all__ = [
+    "AlphaPolicy",
     "Fixed",
     "Independent",
     "LSTMController",

@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from nastricks.errors import InputError
@@ -19,11 +20,17 @@ class Policy(nn.Module, ABC):
 
     Args:
         space: The space whose choices are gated.
+
+    Attributes:
+        weighted: Whether its gates carry weights that are differentiable in its parameters.
     """
+
+    weighted: ClassVar[bool] = False
 
     def __init__(self, space: Space) -> None:
         super().__init__()
         self.space = space
+        self.options_of = {choice.name: choice.options for choice in space.choices}
         self.allowed: dict[str, tuple[int, ...]] = space.all_options()
 
     @property
@@ -47,9 +54,24 @@ class Policy(nn.Module, ABC):
         """
         raise InputError(f"{type(self).__name__} gives architectures no probability: choose another estimator")
 
+    def strengths(self) -> dict[str, Tensor]:
+        """How strong each allowed option is (allowed,) for each choice, differentiable; {} if it knows no such thing.
+
+        Without noise, at least 0, and comparable within a choice [penalties, pruning, derivation].
+        """
+        return {}
+
     def preferences(self) -> dict[str, Tensor]:
         """A score an option (options,) for each choice, higher is better, -inf where not allowed; {} if none."""
-        return {}
+        scores: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for name, strength in self.strengths().items():
+                scores[name] = torch.full((len(self.options_of[name]),), -torch.inf, dtype=strength.dtype)
+                scores[name][list(self.allowed[name])] = strength.cpu()
+        return scores
+
+    def updated(self, moment: Moment) -> None:
+        """What follows a step of the policy's optimizer [ProxylessNAS keeps the other paths' probabilities]."""
 
     def restrict(self, choice: str, options: Sequence[int]) -> None:
         """Allow only `options` of `choice` from now on.

@@ -1,41 +1,17 @@
 """Mixed operations weighted by a softmax over alpha: DARTS (Liu et al. 2019, equation 2)."""
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nastricks.errors import InputError
-from nastricks.moment import Moment
-from nastricks.policies.base import Policy
-from nastricks.rng import generator
-from nastricks.spaces import Architecture, Gate, Gates, Space
+from nastricks.policies.alpha import AlphaPolicy
+from nastricks.spaces import Architecture, Choice
 
 
-class Softmax(Policy):
-    """All allowed options of a choice run, weighted by softmax(alpha).
+class Softmax(AlphaPolicy):
+    """All allowed options of a choice run, weighted by softmax(alpha)."""
 
-    Args:
-        space: The space whose choices are gated.
-        init_std: Standard deviation of alpha's start, which is keyed by `seed`; the official code uses 1e-3.
-        seed: Key of alpha's start.
-    """
-
-    def __init__(self, space: Space, init_std: float = 1e-3, seed: int = 0) -> None:
-        super().__init__(space)
-        if init_std < 0:
-            raise InputError(f"policy.init_std is {init_std}: expected at least 0")
-        rng = generator(seed, "alpha")
-        self.alpha = nn.ParameterDict(
-            {c.name: nn.Parameter(init_std * torch.randn(len(c.options), generator=rng)) for c in space.choices}
-        )
-
-    def propose(self, moment: Moment) -> Sequence[Gates]:
-        gates: dict[str, Gate] = {}
-        for choice in self.space.choices:
-            options = self.allowed[choice.name]
-            gates[choice.name] = Gate(active=options, weights=self._log_weights(choice.name).exp())
-        return [gates]
+    def strength(self, choice: Choice, alpha: Tensor) -> Tensor:
+        return torch.softmax(alpha, dim=0)
 
     def log_prob(self, architecture: Architecture) -> Tensor:
         """Log-probability of drawing each choice from its softmax."""
@@ -44,18 +20,5 @@ class Softmax(Policy):
             options = self.allowed[choice.name]
             if index not in options:
                 return torch.tensor(-torch.inf)
-            terms.append(self._log_weights(choice.name)[options.index(index)])
+            terms.append(torch.log_softmax(self.allowed_alpha(choice), dim=0)[options.index(index)])
         return torch.stack(terms).sum()
-
-    def preferences(self) -> dict[str, Tensor]:
-        scores: dict[str, Tensor] = {}
-        for choice in self.space.choices:
-            full = torch.full((len(choice.options),), -torch.inf)
-            full[list(self.allowed[choice.name])] = self._log_weights(choice.name).detach().cpu().exp()
-            scores[choice.name] = full
-        return scores
-
-    def _log_weights(self, choice: str) -> Tensor:
-        """Log of the softmax over the allowed options, (allowed,)."""
-        options, alpha = self.allowed[choice], self.alpha[choice]
-        return torch.log_softmax(alpha if len(options) == len(alpha) else alpha[list(options)], dim=0)

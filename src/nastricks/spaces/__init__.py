@@ -1,21 +1,9 @@
 """Search spaces: what exists (DESIGN idea 1)."""
 
-from nastricks.spaces.base import (
-    Allowed,
-    Architecture,
-    Choice,
-    Cost,
-    Edge,
-    Gate,
-    GatedOps,
-    Gates,
-    Network,
-    Option,
-    Plain,
-    Segment,
-    Space,
-)
+from nastricks.spaces.base import Cost, Edge, Space
+from nastricks.spaces.choices import Allowed, Architecture, Choice, Option
 from nastricks.spaces.nasnet import NASNet
+from nastricks.spaces.network import Gate, GatedOps, Gates, Network, Plain, Segment
 from nastricks.spaces.sequence import SequenceSpace
 from nastricks.spaces.tabular import Tabular
 from nastricks.spaces.tiny64 import Tiny64

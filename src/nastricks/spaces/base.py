@@ -1,70 +1,21 @@
-"""What exists: choices, gates, architectures, and the network that holds every one of them.
+"""What exists: a space lists its choices, builds its networks, and says how its architectures are written.
 
-A space knows nothing of training. It builds one kind of network: with every option allowed that is the supernet,
-with one option a choice it is a child, and with some options it is a sub-supernet [few-shot, P-DARTS]. Because it is
-the same class, a child's parameters bear the names that they bear in the supernet.
+A space knows nothing of training.
 """
 
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nastricks.data.batch import ImageSpec
 from nastricks.errors import InputError
-
-Architecture = tuple[int, ...]
-"""The index of one option for every choice, in the order of `Space.choices`."""
-
-Allowed = Mapping[str, Sequence[int]]
-"""The options that remain of each choice."""
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option of a choice. `identity` passes its input through unchanged; `learns` says that it has weights."""
-
-    name: str
-    identity: bool = False
-    learns: bool = True
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One named decision of a space.
-
-    `kind`: options stand side by side (`parallel`), a smaller one lives inside a larger (`nested`), or they say which
-    edges a node takes (`inputs`). `dropped` is what stands in for a path that a trick drops for a sample: nothing
-    (`zero`), where other paths are added to it; the choice's own input (`input`), where the path is the only way.
-    """
-
-    name: str
-    options: tuple[Option, ...]
-    kind: Literal["parallel", "nested", "inputs"] = "parallel"
-    dropped: Literal["zero", "input"] = "zero"
-
-
-@dataclass(frozen=True)
-class Gate:
-    """Which options of one choice run, and with what weight.
-
-    `active`: indices of the options that run, known on the host. `weights`: None (they are added as they are), one
-    an active option (A,), or one an option and sample (A, N). `bypass`: weight of the choice's own input beside its
-    options, scalar or (N,) [stochastic depth where no shortcut exists, the auxiliary skip of DARTS-].
-    """
-
-    active: tuple[int, ...]
-    weights: Tensor | None = None
-    bypass: Tensor | None = None
-
-
-Gates = Mapping[str, Gate]
+from nastricks.spaces.choices import Allowed, Architecture, Choice
+from nastricks.spaces.network import Gate, Gates, Network
 
 
 class Cost(NamedTuple):
@@ -80,87 +31,6 @@ class Edge(NamedTuple):
     source: str
     target: str
     label: str
-
-
-class Segment(nn.Module, ABC):
-    """One link of the chain that a network is; `choices` names the choices whose gates it reads."""
-
-    choices: tuple[str, ...] = ()
-
-    @abstractmethod
-    def forward(self, state: Any, gates: Gates) -> Any:
-        """Map the state (a tensor, or whatever the space hands from link to link) to the next link's."""
-
-
-class Plain(Segment):
-    """A link without a choice."""
-
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, state: Tensor, gates: Gates) -> Tensor:
-        return self.layers(state)
-
-
-class GatedOps(nn.Module):
-    """The operations of one parallel choice; only the active ones run."""
-
-    def __init__(self, choice: Choice, ops: Mapping[int, nn.Module]) -> None:
-        super().__init__()
-        self.choice_name = choice.name
-        self.names = [option.name for option in choice.options]
-        self.ops = nn.ModuleDict({self.names[index]: op for index, op in ops.items()})
-
-    def forward(self, x: Tensor, gate: Gate) -> Tensor:
-        """x (N, C, H, W) -> the gated sum of the active options' outputs, plus the bypass where there is one."""
-        total: Tensor | None = None
-        for position, index in enumerate(gate.active):
-            y: Tensor = self.ops[self.names[index]](x)
-            if gate.weights is not None:
-                y = y * _per_sample(gate.weights[position])
-            total = y if total is None else total + y
-        if gate.bypass is not None:
-            rest = x * _per_sample(gate.bypass)
-            total = rest if total is None else total + rest
-        if total is None:
-            raise ValueError("a gate without active options has no output")
-        return total
-
-
-def _per_sample(weight: Tensor) -> Tensor:
-    """() stays; (N,) becomes (N, 1, 1, 1)."""
-    return weight if weight.dim() == 0 else weight.view(-1, 1, 1, 1)
-
-
-class Network(nn.Module):
-    """A chain of segments: supernet, sub-supernet or child of a space, by what is allowed.
-
-    Gates are an argument; no module holds an architecture. BN buffers and the train/eval mode are the only state.
-    """
-
-    def __init__(self, segments: Mapping[str, Segment], allowed: Allowed) -> None:
-        super().__init__()
-        self.segments = nn.ModuleDict(dict(segments))
-        self.allowed = {name: tuple(options) for name, options in allowed.items()}
-
-    def forward(self, images: Tensor, gates: Gates | None = None) -> Tensor:
-        """images (N, C, H, W) -> logits (N, classes). `gates` may be left out where every choice is made.
-
-        Raises:
-            ValueError: no gates for a network that still has choices.
-        """
-        gates = self.only_gates() if gates is None else gates
-        state: Any = images
-        for segment in self.segments.values():
-            state = segment(state, gates)
-        return state
-
-    def only_gates(self) -> Gates:
-        """The gates of a network with one option a choice."""
-        if any(len(options) != 1 for options in self.allowed.values()):
-            raise ValueError("this network still has choices: pass gates")
-        return {name: Gate(active=options) for name, options in self.allowed.items()}
 
 
 class Space(ABC):

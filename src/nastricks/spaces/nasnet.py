@@ -8,9 +8,11 @@ from typing import ClassVar, Literal
 
 from nastricks.data.batch import ImageSpec
 from nastricks.errors import InputError
-from nastricks.spaces.base import Allowed, Architecture, Choice, Edge, Network, Option, Segment, Space
+from nastricks.spaces.base import Edge, Space
+from nastricks.spaces.choices import Allowed, Architecture, Choice, Option
 from nastricks.spaces.nasnet_cells import DECISIONS, INPUTS, Cell, Chain, Head, Source, Stem
 from nastricks.spaces.nasnet_operations import OPERATIONS, has_weights
+from nastricks.spaces.network import Network, Segment
 
 KINDS = ("normal", "reduce")
 COMBINE = (Option("add", identity=True, learns=False), Option("concat"))

@@ -1,16 +1,17 @@
 """NASNet's cells as a chain of segments, which hand on the loose ends of the last two (Zoph et al. 2018, section 3)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
+from dataclasses import dataclass
+from functools import partial, reduce
 from operator import add
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nastricks.spaces.base import Allowed, Choice, Gate, GatedOps, Gates, Segment, _per_sample
+from nastricks.spaces.choices import Allowed, Choice
 from nastricks.spaces.nasnet_operations import operation, pointwise
+from nastricks.spaces.network import Gate, GatedOps, Gates, Segment, per_sample
 from nastricks.spaces.primitives import conv_bn
 
 INPUTS = 2  # nodes 0 and 1 of a cell are the outputs of the cells k - 2 and k - 1
@@ -65,7 +66,7 @@ def weighted_sum(gate: Gate, outputs: Sequence[Tensor]) -> Tensor:
         raise ValueError("a gate without active options has no output")
     if gate.weights is None:
         return reduce(add, outputs)
-    return reduce(add, [y * _per_sample(w) for y, w in zip(outputs, gate.weights, strict=True)])
+    return reduce(add, [y * per_sample(w) for y, w in zip(outputs, gate.weights, strict=True)])
 
 
 class Align(nn.Module):
@@ -92,8 +93,12 @@ class Side(nn.Module):
         self.inputs_name, self.ops_name, self.halves = inputs.name, ops.name, halves
         self.sets = nn.ModuleDict()
         for stride in sorted({self._stride(node) for node in allowed[inputs.name]}):
-            made = {i: operation(ops.options[i].name, channels, stride, affine) for i in allowed[ops.name]}
-            self.sets[f"stride{stride}"] = GatedOps(ops, made)
+            make = partial(self._make, ops, stride, affine)
+            self.sets[f"stride{stride}"] = GatedOps(ops, allowed[ops.name], make, channels, stride)
+
+    @staticmethod
+    def _make(ops: Choice, stride: int, affine: bool, index: int, channels: int) -> nn.Module:
+        return operation(ops.options[index].name, channels, stride, affine)
 
     def _stride(self, node: int) -> int:
         return 2 if self.halves and node < INPUTS else 1
@@ -103,15 +108,8 @@ class Side(nn.Module):
         gate = gates[self.inputs_name]
         if gate.bypass is not None:
             raise ValueError(f"{self.inputs_name} chooses what is read: it has no input of its own to bypass")
-        return weighted_sum(gate, [self._operate(nodes[i], self._stride(i), gates[self.ops_name]) for i in gate.active])
-
-    def _operate(self, x: Tensor, stride: int, gate: Gate) -> Tensor:
-        ops = self.sets[f"stride{stride}"]
-        if stride == 1 or gate.bypass is None:
-            return ops(x, gate)
-        # At stride 2 the choice's own input is its 2x2 mean, which has the shape of the output.
-        own = F.avg_pool2d(x, 2, ceil_mode=True) * _per_sample(gate.bypass)
-        return ops(x, replace(gate, bypass=None)) + own if gate.active else own
+        outputs = [self.sets[f"stride{self._stride(i)}"](nodes[i], gates[self.ops_name]) for i in gate.active]
+        return weighted_sum(gate, outputs)
 
 
 class Block(nn.Module):
@@ -133,7 +131,7 @@ class Block(nn.Module):
         outputs = [left + right if index == ADD else self._concatenated(left, right) for index in gate.active]
         if gate.bypass is None:
             return weighted_sum(gate, outputs)
-        own = (left + right) * _per_sample(gate.bypass)
+        own = (left + right) * per_sample(gate.bypass)
         return weighted_sum(gate, outputs) + own if outputs else own
 
     def _concatenated(self, left: Tensor, right: Tensor) -> Tensor:

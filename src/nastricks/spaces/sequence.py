@@ -12,7 +12,9 @@ from torch import Tensor
 from nastricks.data.batch import ImageSpec
 from nastricks.errors import InputError
 from nastricks.rng import generator
-from nastricks.spaces.base import Allowed, Architecture, Choice, Network, Option, Space
+from nastricks.spaces.base import Space
+from nastricks.spaces.choices import Allowed, Architecture, Choice, Option
+from nastricks.spaces.network import Network
 
 MOST_DIGITS = 9
 

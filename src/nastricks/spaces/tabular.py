@@ -6,7 +6,9 @@ from typing import ClassVar
 
 from nastricks.data.batch import ImageSpec
 from nastricks.errors import InputError
-from nastricks.spaces.base import Allowed, Architecture, Choice, Network, Option, Space
+from nastricks.spaces.base import Space
+from nastricks.spaces.choices import Allowed, Architecture, Choice, Option
+from nastricks.spaces.network import Network
 from nastricks.table_files import architectures_of, locate_table, read_rows
 
 

@@ -6,26 +6,23 @@ from torch import Tensor, nn
 
 from nastricks.data.batch import ImageSpec
 from nastricks.errors import InputError
-from nastricks.spaces.base import (
-    Allowed,
-    Architecture,
-    Choice,
-    GatedOps,
-    Gates,
-    Network,
-    Option,
-    Plain,
-    Segment,
-    Space,
-)
+from nastricks.spaces.base import Space
+from nastricks.spaces.choices import Allowed, Architecture, Choice, Option
+from nastricks.spaces.network import GatedOps, Gates, Network, Plain, Segment
 from nastricks.spaces.primitives import classifier, conv_bn, max_pool_bn, separable_conv
 
 OPTIONS = (
     Option("max_pool_3x3"),  # its batch norm has weights
     Option("sep_conv_3x3"),
     Option("sep_conv_5x5"),
-    Option("identity", identity=True, learns=False),
+    Option("identity", identity=True, learns=False, skip=True),
 )
+
+
+def _operation(index: int, channels: int) -> nn.Module:
+    if index == 0:
+        return max_pool_bn(channels)
+    return nn.Identity() if index == 3 else separable_conv(channels, 3 if index == 1 else 5)
 
 
 class Layer(Segment):
@@ -34,13 +31,7 @@ class Layer(Segment):
     def __init__(self, choice: Choice, channels: int, options: tuple[int, ...]) -> None:
         super().__init__()
         self.choices = (choice.name,)
-        makers = (
-            lambda: max_pool_bn(channels),
-            lambda: separable_conv(channels, 3),
-            lambda: separable_conv(channels, 5),
-            nn.Identity,
-        )
-        self.choice = GatedOps(choice, {index: makers[index]() for index in options})
+        self.choice = GatedOps(choice, options, _operation, channels)
 
     def forward(self, state: Tensor, gates: Gates) -> Tensor:
         return self.choice(state, gates[self.choices[0]])

@@ -4,6 +4,7 @@ After the released code: operation 4 is the depthwise 5x5 dilated by 2 (the pape
 the parameter-count Kendall tau of 0.650 against the published accuracies).
 """
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -11,19 +12,9 @@ from torch import Tensor, nn
 
 from nastricks.data.batch import ImageSpec
 from nastricks.errors import InputError
-from nastricks.spaces.base import (
-    Allowed,
-    Architecture,
-    Choice,
-    Edge,
-    GatedOps,
-    Gates,
-    Network,
-    Option,
-    Plain,
-    Segment,
-    Space,
-)
+from nastricks.spaces.base import Edge, Space
+from nastricks.spaces.choices import Allowed, Architecture, Choice, Option
+from nastricks.spaces.network import GatedOps, Gates, Network, Plain, Segment
 from nastricks.spaces.primitives import classifier, conv_bn, max_pool_bn, separable_conv
 
 OPTIONS = (
@@ -32,7 +23,7 @@ OPTIONS = (
     Option("sep_conv_5x5"),
     Option("dil_conv_5x5"),
 )
-EDGES = ("edge01", "edge02", "edge12")
+EDGES = {"edge01": "node1", "edge02": "node2", "edge12": "node2"}
 
 
 def _operation(index: int, channels: int, affine: bool) -> nn.Module:
@@ -47,14 +38,14 @@ def _operation(index: int, channels: int, affine: bool) -> nn.Module:
 class Cell(Segment):
     """Nodes 1 = edge01(x) and 2 = edge02(x) + edge12(node 1), concatenated: (N, 2 * channels, H, W)."""
 
-    choices = EDGES
+    choices = tuple(EDGES)
 
     def __init__(self, inputs: int, channels: int, affine: bool, choices: tuple[Choice, ...], allowed: Allowed) -> None:
         super().__init__()
         self.entry = nn.Sequential(nn.ReLU(), conv_bn(inputs, channels, 1, affine=affine))
         self.edges = nn.ModuleDict(
             {
-                choice.name: GatedOps(choice, {i: _operation(i, channels, affine) for i in allowed[choice.name]})
+                choice.name: GatedOps(choice, allowed[choice.name], partial(_operation, affine=affine), channels)
                 for choice in choices
             }
         )
@@ -96,7 +87,7 @@ class WeightSharing64(Space):
             raise InputError(f"space.bn_momentum is {bn_momentum}: expected a number in (0, 1]")
         self.channels, self.cells, self.stem_channels = channels, cells, stem_channels
         self.bn_affine, self.bn_momentum = bn_affine, bn_momentum
-        self.choices = tuple(Choice(edge, OPTIONS) for edge in EDGES)
+        self.choices = tuple(Choice(edge, OPTIONS, node=node) for edge, node in EDGES.items())
 
     def build(self, spec: ImageSpec, allowed: Allowed) -> Network:
         segments: dict[str, Segment] = {

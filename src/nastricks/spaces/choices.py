@@ -1,0 +1,46 @@
+"""What can be decided: choices, their options, and architectures, which are one option for every choice."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Architecture = tuple[int, ...]
+"""The index of one option for every choice, in the order of `Space.choices`."""
+
+Allowed = Mapping[str, Sequence[int]]
+"""The options that remain of each choice."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a choice.
+
+    `identity` passes its input through unchanged; `learns` says that it has weights; `skip` says that it is a skip
+    connection, also where it changes the shape (a skip at stride 2 has weights); `absent` is no connection at all:
+    it adds nothing, and costs nothing [the `none` of DARTS].
+    """
+
+    name: str
+    identity: bool = False
+    learns: bool = True
+    skip: bool = False
+    absent: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One named decision of a space.
+
+    `kind`: options stand side by side (`parallel`), a smaller one lives inside a larger (`nested`), or they say which
+    edges a node takes (`inputs`). `dropped` is what stands in for a path that a trick drops for a sample: nothing
+    (`zero`), where other paths are added to it; the choice's own input (`input`), where the path is the only way.
+    `node`: where outputs of several choices are added up, the node that this one is an edge into [best edges of a node,
+    edge normalisation]; `cell`: the kind of cell that it belongs to, such as ``normal``.
+    """
+
+    name: str
+    options: tuple[Option, ...]
+    kind: Literal["parallel", "nested", "inputs"] = "parallel"
+    dropped: Literal["zero", "input"] = "zero"
+    node: str | None = None
+    cell: str | None = None

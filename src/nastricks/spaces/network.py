@@ -1,0 +1,163 @@
+"""The network that holds what a space allows, and the gates that say which part of it runs.
+
+With every option allowed it is the supernet, with one option a choice a child, with some options a sub-supernet
+[few-shot, P-DARTS]. Because it is the same class, a child's parameters bear the names that they bear in the supernet.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nastricks.errors import InputError
+from nastricks.spaces.choices import Allowed, Choice
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Which options of one choice run, and with what weight.
+
+    `active`: indices of the options that run, known on the host. `weights`: None (they are added as they are), one
+    an active option (A,), or one an option and sample (A, N). `bypass`: weight of the choice's own input beside its
+    options, scalar or (N,) [stochastic depth where no shortcut exists, the auxiliary skip of DARTS-].
+    """
+
+    active: tuple[int, ...]
+    weights: Tensor | None = None
+    bypass: Tensor | None = None
+
+
+Gates = Mapping[str, Gate]
+
+
+class Segment(nn.Module, ABC):
+    """One link of the chain that a network is; `choices` names the choices whose gates it reads."""
+
+    choices: tuple[str, ...] = ()
+
+    @abstractmethod
+    def forward(self, state: Any, gates: Gates) -> Any:
+        """Map the state (a tensor, or whatever the space hands from link to link) to the next link's."""
+
+
+class Plain(Segment):
+    """A link without a choice."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, state: Tensor, gates: Gates) -> Tensor:
+        return self.layers(state)
+
+
+class GatedOps(nn.Module):
+    """The operations of one parallel choice; only the active ones run.
+
+    Args:
+        choice: The choice.
+        options: The indices of the options to hold.
+        make: Makes the operation of an option for a number of channels: (N, C, H, W) -> (N, C, ceil(H / stride), ...).
+        channels: C, of input and output.
+        stride: 1 or 2.
+    """
+
+    def __init__(
+        self,
+        choice: Choice,
+        options: Sequence[int],
+        make: Callable[[int, int], nn.Module],
+        channels: int,
+        stride: int = 1,
+    ) -> None:
+        super().__init__()
+        self.choice_name = choice.name
+        self.names = [option.name for option in choice.options]
+        self.runs = [not option.absent for option in choice.options]
+        self.options, self.make, self.channels, self.stride = tuple(options), make, channels, stride
+        self.narrow(1)
+
+    def narrow(self, parts: int) -> None:
+        """Make the operations anew, for the first of `parts` equal parts of the channels [PC-DARTS, equation 2].
+
+        The other channels pass by (at stride 2 through 2x2 max pooling), and then all are shuffled.
+
+        Raises:
+            InputError: the channels cannot be cut into so many parts.
+        """
+        if parts < 1 or self.channels % parts:
+            raise InputError(f"{self.channels} channels of {self.choice_name} cannot be cut into {parts} equal parts")
+        self.parts = parts
+        made = {i: self.make(i, self.channels // parts) for i in self.options if self.runs[i]}
+        self.ops = nn.ModuleDict({self.names[index]: op for index, op in made.items()})
+
+    def forward(self, x: Tensor, gate: Gate) -> Tensor:
+        """x (N, C, H, W) -> the gated sum of the active options' outputs, plus the bypass where there is one."""
+        if self.parts == 1:
+            return self._sum(x, gate)
+        own = self.channels // self.parts
+        passing = x[:, own:]
+        if self.stride > 1:
+            passing = F.max_pool2d(passing, self.stride, ceil_mode=True)
+        return F.channel_shuffle(torch.cat([self._sum(x[:, :own], gate), passing], dim=1), self.parts)
+
+    def _sum(self, x: Tensor, gate: Gate) -> Tensor:
+        total: Tensor | None = None
+        for position, index in enumerate(gate.active):
+            if not self.runs[index]:
+                continue
+            y: Tensor = self.ops[self.names[index]](x)
+            if gate.weights is not None:
+                y = y * per_sample(gate.weights[position])
+            total = y if total is None else total + y
+        if gate.bypass is not None:
+            # At stride 2 the choice's own input is its 2x2 mean, which has the shape of the output.
+            own = x if self.stride == 1 else F.avg_pool2d(x, self.stride, ceil_mode=True)
+            rest = own * per_sample(gate.bypass)
+            total = rest if total is None else total + rest
+        if total is not None:
+            return total
+        if not gate.active:
+            raise ValueError("a gate without active options has no output")
+        height, width = (math.ceil(side / self.stride) for side in x.shape[2:])
+        return x.new_zeros(len(x), x.shape[1], height, width)
+
+
+def per_sample(weight: Tensor) -> Tensor:
+    """() stays; (N,) becomes (N, 1, 1, 1)."""
+    return weight if weight.dim() == 0 else weight.view(-1, 1, 1, 1)
+
+
+class Network(nn.Module):
+    """A chain of segments: supernet, sub-supernet or child of a space, by what is allowed.
+
+    Gates are an argument; no module holds an architecture. BN buffers and the train/eval mode are the only state.
+    """
+
+    def __init__(self, segments: Mapping[str, Segment], allowed: Allowed) -> None:
+        super().__init__()
+        self.segments = nn.ModuleDict(dict(segments))
+        self.allowed = {name: tuple(options) for name, options in allowed.items()}
+
+    def forward(self, images: Tensor, gates: Gates | None = None) -> Tensor:
+        """images (N, C, H, W) -> logits (N, classes). `gates` may be left out where every choice is made.
+
+        Raises:
+            ValueError: no gates for a network that still has choices.
+        """
+        gates = self.only_gates() if gates is None else gates
+        state: Any = images
+        for segment in self.segments.values():
+            state = segment(state, gates)
+        return state
+
+    def only_gates(self) -> Gates:
+        """The gates of a network with one option a choice."""
+        if any(len(options) != 1 for options in self.allowed.values()):
+            raise ValueError("this network still has choices: pass gates")
+        return {name: Gate(active=options) for name, options in self.allowed.items()}
