@@ -34,7 +34,7 @@ Change = Literal[
     "options",
     "length of training",
 ]
-Need = Literal["policy that learns", "batch norm", "supernet", "weighted gates", "gradient through the gates"]
+Need = Literal["policy that learns", "batch norm", "supernet", "mixture of options", "gradient through the gates"]
 Compute = Callable[[], Tensor]
 """Fills the weights' gradients from one batch and returns the loss (); calling it again repeats the same pass."""
 
@@ -195,8 +195,8 @@ def _lacks(need: Need, module: "TrainingModule") -> str | None:
         return f"{type(module.policy).__name__} has no parameters that an estimator updates: use another algorithm"
     if need == "batch norm" and not batch_norms(module.networks):
         return f"the networks of {module.space.name} have none"
-    if need == "weighted gates" and not module.policy.weighted:
-        return f"the gates of {type(module.policy).__name__} have no weights: use another algorithm"
+    if need == "mixture of options" and not module.policy.mixed:
+        return f"{type(module.policy).__name__} runs one at a time: use an algorithm that mixes them, such as DARTS"
     if need == "gradient through the gates" and (module.estimator is None or not module.estimator.through_gates):
         who = type(module.policy if module.estimator is None else module.estimator).__name__
         return f"{who} takes none: use an algorithm that does, such as DARTS"

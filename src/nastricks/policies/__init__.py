@@ -2,24 +2,46 @@
 
 from nastricks.policies.alpha import AlphaPolicy
 from nastricks.policies.base import Policy
+from nastricks.policies.binary_gates import BinaryGates
+from nastricks.policies.edge_normalised import EdgeNormalised
 from nastricks.policies.fixed import Fixed
+from nastricks.policies.grouped_softmax import GroupedSoftmax
+from nastricks.policies.gumbel import GumbelHard, GumbelSoftmax
 from nastricks.policies.independent import Independent
 from nastricks.policies.lstm_controller import LSTMController
 from nastricks.policies.sequence import Rollout, Scored, SequencePolicy
+from nastricks.policies.sigmoid import BinaryConcrete, Sigmoid
 from nastricks.policies.softmax import Softmax
+from nastricks.policies.temperature import (
+    ConstantTemperature,
+    ExponentialTemperature,
+    LinearTemperature,
+    Temperature,
+)
 from nastricks.policies.uniform import UniformPath
 from nastricks.policies.vocabulary import Vocabulary
 
 __all__ = [
     "AlphaPolicy",
+    "BinaryConcrete",
+    "BinaryGates",
+    "ConstantTemperature",
+    "EdgeNormalised",
+    "ExponentialTemperature",
     "Fixed",
+    "GroupedSoftmax",
+    "GumbelHard",
+    "GumbelSoftmax",
     "Independent",
     "LSTMController",
+    "LinearTemperature",
     "Policy",
     "Rollout",
     "Scored",
     "SequencePolicy",
+    "Sigmoid",
     "Softmax",
+    "Temperature",
     "UniformPath",
     "Vocabulary",
 ]

@@ -29,6 +29,7 @@ class AlphaPolicy(Policy):
     """
 
     weighted = True
+    mixed = True
 
     def __init__(self, space: Space, init_std: float = 1e-3, seed: int | None = None) -> None:
         super().__init__(space)

@@ -22,10 +22,13 @@ class Policy(nn.Module, ABC):
         space: The space whose choices are gated.
 
     Attributes:
-        weighted: Whether its gates carry weights that are differentiable in its parameters.
+        weighted: Whether the gates that it proposes for its own learning carry weights that are differentiable in its
+            parameters.
+        mixed: Whether several options run at once, by weight, when the network's weights learn.
     """
 
     weighted: ClassVar[bool] = False
+    mixed: bool = False
 
     def __init__(self, space: Space) -> None:
         super().__init__()
