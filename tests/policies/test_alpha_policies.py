@@ -141,8 +141,8 @@ def test_the_hard_sample_is_the_soft_ones_largest_and_has_its_gradient() -> None
         (index,) = chosen.active
         assert relaxed.weights is not None
         assert chosen.weights is not None
-        assert index == int(relaxed.weights.argmax())
-        assert float(chosen.weights) == 1.0
+        assert index == int(relaxed.weights.detach().argmax())
+        assert float(chosen.weights.detach()) == 1.0
         (expected,) = torch.autograd.grad(relaxed.weights[index], soft.alpha["layer1"])
         (found,) = torch.autograd.grad(chosen.weights[0], hard.alpha["layer1"])
         torch.testing.assert_close(found, expected)
