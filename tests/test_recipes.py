@@ -27,14 +27,15 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 FOUND = sorted(RECIPES.rglob("*.yaml"))
 COUNTS = {
     "ablations": 8,
-    "algorithms": 3,
+    "algorithms": 6,
     "child": 3,
     "data": 5,
     "loggers": 1,
     "search": 13,
     "sharing": 1,
     "spaces": 6,
-    "tricks": 8,
+    "stacks": 1,
+    "tricks": 9,
 }
 ARMS = {
     "child_reward": 11,
@@ -91,7 +92,7 @@ def test_every_recipe_is_found_and_of_a_known_kind() -> None:
 
 
 def test_every_kind_takes_two_steps_in_a_test_below() -> None:
-    tested = {"algorithms", "child", "data", "loggers", "sharing", "spaces", "tricks"} | {"search", "ablations"}
+    tested = {"algorithms", "child", "data", "loggers", "sharing", "spaces", "stacks", "tricks", "search", "ablations"}
     assert tested == set(COUNTS)
 
 
@@ -129,7 +130,7 @@ def stack(path: Path) -> list[str]:
     return [*BASE, SPOS, own]
 
 
-@of_kind("algorithms", "child", "sharing", "spaces", only=has_network)
+@of_kind("algorithms", "child", "sharing", "spaces", "stacks", only=has_network)
 def test_two_steps(path: Path) -> None:
     two_steps(stack(path))
 

@@ -47,6 +47,7 @@ class Settings:
 
 
 SETTINGS: dict[str, Settings] = {
+    "auto_augment": Settings({"kind": "rand_augment"}, documented={"kind": "auto_augment"}),
     "bn_calibration": Settings({"batches": 2}),
     "cutout": Settings({"length": 4}),
     "drop_path": Settings({"probability": 0.5}),

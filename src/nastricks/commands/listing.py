@@ -14,6 +14,7 @@ KINDS_OF_RECIPES = (
     "spaces",
     "data",
     "tricks",
+    "stacks",
     "sharing",
     "child",
     "loggers",
