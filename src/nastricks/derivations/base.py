@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from nastricks.errors import InputError
 from nastricks.policies import Policy
 from nastricks.spaces import Architecture, Space
+from nastricks.spaces.legality import first_legal
 
 
 @dataclass(frozen=True)
@@ -45,26 +46,37 @@ class Derivation(ABC):
 
 
 class BestRanked(Derivation):
-    """The best of all children by the supernet's score; ties go to the first in lexicographic order."""
+    """The best of all ranked children that the policy allows; ties go to the first in lexicographic order."""
 
     needs_ranking = True
 
     def derive(self, trained: Trained) -> Architecture:
-        scores = trained.scores()
-        return max(sorted(scores), key=lambda architecture: scores[architecture])
+        scores, allowed = trained.scores(), trained.policy.allowed
+        options = [set(allowed[choice.name]) for choice in trained.space.choices]
+        kept = [a for a in sorted(scores) if all(i in own for i, own in zip(a, options, strict=True))]
+        if not kept:
+            raise InputError(f"none of the {len(scores)} ranked children is allowed by the policy: rank more of them")
+        return max(kept, key=lambda architecture: scores[architecture])
 
 
 class Argmax(Derivation):
-    """The option with the highest preference in each choice (DARTS keeps the strongest operation)."""
+    """The option with the highest preference in each choice (DARTS keeps the strongest operation).
+
+    Choices are taken in the space's order: where an earlier one makes an option illegal, the strongest legal one is
+    taken. Ties go to the option that stands first.
+    """
 
     needs_preferences = True
 
     def derive(self, trained: Trained) -> Architecture:
-        self.check(trained.space, trained.policy)
-        preferences = trained.policy.preferences()
-        picked: Architecture = ()
-        for choice in trained.space.choices:
-            scores = preferences[choice.name]
-            legal = trained.space.legal(picked)
-            picked += (max(legal, key=lambda index: float(scores[index])),)
+        space, policy = trained.space, trained.policy
+        self.check(space, policy)
+        preferences = policy.preferences()
+        strongest_first = {
+            name: sorted(options, key=lambda index, own=preferences[name]: -float(own[index]))  # type: ignore[misc]
+            for name, options in policy.allowed.items()
+        }
+        picked = first_legal(space, strongest_first)
+        if picked is None:
+            raise InputError(f"the allowed options leave no architecture of {space.name}: allow more")
         return picked

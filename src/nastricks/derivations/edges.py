@@ -1,0 +1,116 @@
+"""Which edges into a node stay, and with which operation: what derivations over nodes have in common."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from nastricks.errors import InputError
+from nastricks.spaces import Allowed, Architecture, Choice, Space
+from nastricks.spaces.legality import absent_option, edges_of_nodes, fewest_and_most_inputs, is_legal
+
+Passes = Callable[[Tensor, int, int], bool]
+"""Whether an edge may stay: given the scores of its options, its strongest operation, and the index of its `none`."""
+
+
+def check_edges(space: Space, allowed: Allowed, edges: int | None, derivation: str) -> None:
+    """Refuse a space whose nodes cannot be left with `edges` edges each; None takes any number.
+
+    Raises:
+        InputError: no choice is an edge, a node's edges cannot be left out, or its inputs are more or fewer.
+    """
+    nodes = edges_of_nodes(space)
+    if not nodes:
+        raise InputError(f"derivation {derivation} needs edges into nodes, and {space.name} has none: use Argmax")
+    for node, places in nodes.items():
+        fewest, most = fewest_and_most_inputs(space, allowed, places)
+        if edges is None or len(places) <= edges:
+            continue
+        if any(absent_option(space.choices[place]) is None for place in places):
+            raise InputError(
+                f"derivation {derivation} keeps {edges} of the {len(places)} edges into {node}, and an edge of "
+                f"{space.name} cannot be left out: use Argmax, or set derivation.edges {len(places)}"
+            )
+        if not fewest <= edges <= most:
+            bound = f"at least {fewest}" if edges < fewest else f"at most {most}"
+            raise InputError(f"derivation.edges is {edges}, and node {node} of {space.name} takes {bound} inputs")
+
+
+def strongest(scores: Tensor, options: Sequence[int]) -> int:
+    """The option with the highest score; of equals the one that stands first."""
+    return max(options, key=lambda index: float(scores[index]))
+
+
+def strongest_edges(strengths: Sequence[float], edges: int | None, fixed: Sequence[bool] = ()) -> list[int]:
+    """The places of the `edges` strongest, in order; ties go to the first. The `fixed` are always among them.
+
+    `edges` None takes all.
+    """
+    ranked = sorted(range(len(strengths)), key=lambda i: (not (fixed and fixed[i]), -strengths[i]))
+    must = sum(fixed)
+    return sorted(ranked if edges is None else ranked[: max(edges, must)])
+
+
+def read_edges(
+    space: Space,
+    allowed: Allowed,
+    scores: Mapping[str, Tensor],
+    edges: int | None,
+    passes: Passes,
+    *,
+    at_least: Mapping[str, int] | None = None,
+) -> Architecture:
+    """An option for every choice: the strongest edges of each node that pass, with their strongest operation.
+
+    `none` stands for an edge that goes; an edge that may not be absent stays. Where fewer pass than `at_least` says of
+    the node, the strongest of the others stay too. A choice that is no edge takes its strongest option.
+    """
+    picked = [strongest(scores[choice.name], allowed[choice.name]) for choice in space.choices]
+    for node, places in edges_of_nodes(space).items():
+        there: list[int] = []  # edges that can stay, with their strongest operation
+        fixed: list[bool] = []
+        passed: list[bool] = []
+        for place in places:
+            choice = space.choices[place]
+            own, none = scores[choice.name], _allowed_absent(choice, allowed)
+            operations = [index for index in allowed[choice.name] if index != none]
+            if not operations:
+                continue
+            picked[place] = strongest(own, operations)
+            there.append(place)
+            fixed.append(none is None)
+            passed.append(none is None or passes(own, picked[place], none))
+        strengths = [float(scores[space.choices[p].name][picked[p]]) for p in there]
+        strong = [i for i in strongest_edges(strengths, None) if passed[i]]
+        short = (at_least or {}).get(node, 0)
+        if len(strong) < short:
+            strong = strongest_edges(strengths, short, passed)
+        kept = {strong[i] for i in strongest_edges([strengths[i] for i in strong], edges, [fixed[i] for i in strong])}
+        for i, place in enumerate(there):
+            if i not in kept:
+                none = _allowed_absent(space.choices[place], allowed)
+                assert none is not None, "an edge that may not be absent stays"
+                picked[place] = none
+    return tuple(picked)
+
+
+def _allowed_absent(choice: Choice, allowed: Allowed) -> int | None:
+    none = absent_option(choice)
+    return none if none in allowed[choice.name] else None
+
+
+def legal_or_refused(space: Space, architecture: Architecture, advice: str) -> Architecture:
+    """The architecture, where it is legal.
+
+    Raises:
+        InputError: it is not, for instance since a node is left without input; `advice` says how to mend it.
+    """
+    if is_legal(space, architecture):
+        return architecture
+    for node, places in edges_of_nodes(space).items():
+        inputs = sum(not space.choices[place].options[architecture[place]].absent for place in places)
+        fewest, most = fewest_and_most_inputs(space, space.all_options(), places)
+        if not fewest <= inputs <= most:
+            left = "without input" if inputs == 0 else f"with {inputs} of {len(places)} inputs"
+            demanded = str(fewest) if fewest == most else f"{fewest} to {most}"
+            raise InputError(f"the derivation leaves node {node} {left}, and {space.name} demands {demanded}: {advice}")
+    raise InputError(f"the strongest options of all choices are no architecture of {space.name} together: {advice}")
