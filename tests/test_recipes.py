@@ -28,12 +28,12 @@ FOUND = sorted(RECIPES.rglob("*.yaml"))
 COUNTS = {
     "ablations": 8,
     "algorithms": 6,
-    "child": 3,
+    "child": 4,
     "data": 5,
     "loggers": 1,
     "search": 13,
     "sharing": 1,
-    "spaces": 6,
+    "spaces": 7,
     "stacks": 1,
     "tricks": 9,
 }

@@ -2,6 +2,7 @@
 
 from nastricks.spaces.base import Cost, Edge, Space
 from nastricks.spaces.choices import Allowed, Architecture, Choice, Option
+from nastricks.spaces.nasbench201 import NASBench201
 from nastricks.spaces.nasnet import NASNet
 from nastricks.spaces.network import Gate, GatedOps, Gates, Network, Plain, Segment
 from nastricks.spaces.sequence import SequenceSpace
@@ -18,6 +19,7 @@ __all__ = [
     "Gate",
     "GatedOps",
     "Gates",
+    "NASBench201",
     "NASNet",
     "Network",
     "Option",
