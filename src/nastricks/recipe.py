@@ -37,7 +37,8 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "limit_val_batches": 0,  # `nastricks rank` judges; validating every epoch would cost more than a tiny epoch
 }
 KEYS = (
-    "seed_everything", "space", "data", "model", "tricks", "loggers", "checkpoint", "trainer", "threads", "out",
+    "seed_everything", "space", "data", "model", "tricks", "measures", "loggers", "checkpoint", "trainer", "threads",
+    "out",
 )  # fmt: skip
 FIT_KEYS = ("ckpt_path", "verbose", "weights_only")  # of Trainer.fit, not of a recipe
 
@@ -60,6 +61,9 @@ def add_arguments(parser: LightningArgumentParser, *, trains: bool = True) -> No
     parser.add_subclass_arguments(TrainingModule, "model", required=trains)
     for name, trick in all_tricks().items():
         parser.add_argument(f"--tricks.{name}", type=trick | None, default=None, help=_first_line(trick))
+    parser.add_argument("--measures.gates", type=bool, default=True, help="log what the gates say, every epoch")
+    parser.add_argument("--measures.discretisation", type=bool, default=False, help="score gates and the derived path")
+    parser.add_argument("--measures.every_n_epochs", type=int, default=1, help="how often to measure what is costly")
     parser.add_argument("--loggers.wandb", type=WandbTracking | None, default=None, help=_first_line(WandbTracking))
     parser.add_argument("--checkpoint.every_n_epochs", type=int | None, default=None, help="also save this often")
     parser.add_argument("--checkpoint.every_n_steps", type=int | None, default=None, help="also save this often")

@@ -19,7 +19,8 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from nastricks.data import TensorDataModule
 from nastricks.errors import InputError
 from nastricks.memory import keep_freed_memory
-from nastricks.modules import Calibration, TrainingModule, Trick
+from nastricks.modules import Calibration, SupernetModule, TrainingModule, Trick
+from nastricks.modules.measures import Measures, strengths_of
 from nastricks.modules.registry import tricks as all_tricks
 from nastricks.modules.run_folder import LAST, MetricsFile, RunFolder, load_checkpoint
 from nastricks.modules.tracking import Tracked
@@ -83,6 +84,9 @@ def assemble(
             raise InputError(f"threads is {made.threads}: expected at least 1, or null for torch's own choice")
         torch.set_num_threads(made.threads)
     keep_freed_memory()
+    module = made.model
+    if isinstance(module, SupernetModule):
+        module.measures = _measures(module, made.measures)
     tricks = in_order([trick for trick in vars(made.tricks).values() if trick is not None])
     settings = dict(made.trainer.__dict__)
     callbacks = list(settings.pop("callbacks") or []) + tricks
@@ -101,7 +105,24 @@ def assemble(
     if quiet:
         settings["enable_progress_bar"] = False
     trainer = pl.Trainer(**settings, callbacks=callbacks, logger=loggers or False)
-    return Run(trainer, made.model, made.data, tricks, out, copy.copy(config))
+    return Run(trainer, module, made.data, tricks, out, copy.copy(config))
+
+
+def _measures(module: SupernetModule, asked: Namespace) -> Measures | None:
+    """What is measured at the end of every epoch; None where it is off, or the policy has no strengths."""
+    costly = {key: value for key, value in vars(asked).items() if value is True and key != "gates"}
+    if not strengths_of(module.policy):
+        if costly:
+            raise InputError(
+                f"measures.{next(iter(costly))} needs a policy with strengths, and {type(module.policy).__name__} has "
+                "none: leave it out, or use another algorithm"
+            )
+        return None
+    if not asked.gates:
+        if costly:
+            raise InputError(f"measures.{next(iter(costly))} is asked for and measures.gates is false: leave that true")
+        return None
+    return Measures(module.space, module.policy, module.derivation, asked.discretisation, asked.every_n_epochs)
 
 
 class RecipeCLI(LightningCLI):

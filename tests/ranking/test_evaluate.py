@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nastricks.data import Batch, ImageSpec
-from nastricks.ranking.evaluate import Score, score_children
+from nastricks.modules.scoring import Score
+from nastricks.ranking.evaluate import score_children
 from nastricks.rng import forked_rng, generator
 from nastricks.spaces import Architecture, Network, Space, Tiny64, WeightSharing64
 

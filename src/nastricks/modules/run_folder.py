@@ -1,4 +1,4 @@
-"""What a run leaves behind: config.yaml, metrics.csv and checkpoints/ in one folder."""
+"""What a run leaves behind: config.yaml, metrics.csv, gates.csv, gates.svg and checkpoints/ in one folder."""
 
 import csv
 import io
@@ -15,6 +15,8 @@ from pytorch_lightning.loggers.logger import Logger
 
 from nastricks.errors import InputError
 from nastricks.files import write_text
+from nastricks.modules.gate_history import GateHistory, draw_gates
+from nastricks.modules.tracking import track_picture
 
 LAST = Path("checkpoints") / "last.ckpt"
 SECONDS_BETWEEN_WRITES = 5.0
@@ -124,6 +126,11 @@ class RunFolder(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save(trainer)
+        history = _history(pl_module)
+        if history is not None and trainer.is_global_zero:
+            picture = draw_gates(history, f"Gates of {history.space.name}")
+            write_text(self.folder / "gates.svg", picture)
+            track_picture(trainer.loggers, "gates", picture)
 
     def _save(self, trainer: pl.Trainer) -> None:
         path = self.folder / LAST
@@ -133,6 +140,17 @@ class RunFolder(pl.Callback):
             for logger in trainer.loggers:
                 if isinstance(logger, MetricsFile):
                     logger.save()
+            history = _history(trainer.lightning_module)
+            if history is not None:
+                write_text(self.folder / "gates.csv", history.csv())
+
+
+def _history(module: pl.LightningModule) -> GateHistory | None:
+    """The gates of a module that measures them and has seen the end of an epoch."""
+    from nastricks.modules.training import TrainingModule
+
+    measures = module.measures if isinstance(module, TrainingModule) else None
+    return measures.history if measures is not None and measures.history.epochs else None
 
 
 def load_checkpoint(where: str | Path) -> dict[str, Any]:

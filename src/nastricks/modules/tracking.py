@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import Logger, WandbLogger
 
 from nastricks.errors import unknown
 
@@ -47,7 +47,6 @@ class WandbTracking:
     def logger(self, folder: Path, config: dict[str, Any], tricks: Sequence[str], place: Tracked) -> Logger:
         """Lightning's W&B logger for a run that lives in `folder`."""
         import wandb
-        from pytorch_lightning.loggers import WandbLogger
 
         mode = self.mode
         if mode == "auto":
@@ -66,6 +65,15 @@ class WandbTracking:
             settings=wandb.Settings(quiet=True),
             log_model=False,
         )
+
+
+def track_picture(loggers: Sequence[Logger], name: str, svg: str) -> None:
+    """Log a picture to the W&B runs among some loggers; it stays a drawing that can be enlarged."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            import wandb
+
+            logger.experiment.log({name: wandb.Html(svg, inject=False)})
 
 
 def track_results(

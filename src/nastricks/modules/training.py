@@ -21,6 +21,7 @@ from nastricks.errors import InputError
 from nastricks.estimators import Estimator
 from nastricks.modules.epoch_sums import EpochSums
 from nastricks.modules.leaf_gates import LeafGates
+from nastricks.modules.measures import Measures
 from nastricks.modules.normalisation import batch_norms, frozen_statistics
 from nastricks.modules.points import Points
 from nastricks.modules.schedule import Constant, Schedule
@@ -95,6 +96,7 @@ class TrainingModule(pl.LightningModule):
         self.steps_per_epoch = 1
         self.epochs = 1.0
         self.points = Points()
+        self.measures: Measures | None = None  # of a policy that has strengths
         self.operated: set[str] = set()  # names of the tricks whose surgery is done
         self._sums = EpochSums()
         self._epoch_saved: int | None = None
@@ -119,6 +121,8 @@ class TrainingModule(pl.LightningModule):
         if hasattr(data, "to"):
             data.to(trainer.strategy.root_device)
         if stage == "fit":
+            if self.measures is not None:
+                self.measures.check(data)
             self.steps_per_epoch = data.batches("train", trainer.world_size)
             if trainer.max_steps > 0:
                 self.epochs = trainer.max_steps / self.steps_per_epoch
@@ -285,6 +289,8 @@ class TrainingModule(pl.LightningModule):
     def log_epoch(self, epoch: int) -> None:
         """Log the epoch's row, once: a second call before the next step logs nothing."""
         metrics = self.epoch_metrics()
+        if metrics and self.measures is not None:
+            metrics |= self.measures.take(self, epoch)
         for logger in self.loggers if metrics else []:
             logger.log_metrics({"epoch": epoch, **metrics}, step=self.steps_seen)
 
@@ -303,6 +309,7 @@ class TrainingModule(pl.LightningModule):
             "sums": self._sums.state(),
             "space": self.space.name,
             "architectures": self.space.size,
+            "measures": None if self.measures is None else self.measures.state(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -313,3 +320,5 @@ class TrainingModule(pl.LightningModule):
             raise InputError(f"the checkpoint is of space {own['space']}, this run is of {self.space.name}")
         self.steps_seen, self._epoch_saved = own["steps_seen"], own.get("epoch")
         self._sums.restore(own["sums"])
+        if self.measures is not None and own.get("measures") is not None:
+            self.measures.restore(own["measures"])

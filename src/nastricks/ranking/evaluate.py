@@ -11,24 +11,17 @@ numbers equal those of one child at a time to rounding.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nastricks.data import Batch
-from nastricks.modules.normalisation import BatchNorm, batch_norms, cumulative_statistics, kept_statistics
+from nastricks.modules.normalisation import BatchNorm, batch_norms, cumulative_statistics
+from nastricks.modules.scoring import Score, evaluating
 from nastricks.spaces import Architecture, GatedOps, Gates, Network, Segment, Space
-
-
-class Score(NamedTuple):
-    """How a child does on the scoring images: accuracy in [0, 1], mean cross entropy in nats."""
-
-    accuracy: float
-    loss: float
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ def score_children(
     images, extra = [b.images for b in scoring], [b.images for b in calibration]
     labels = torch.cat([b.labels for b in scoring])
     scores: dict[Architecture, Score] = {}
-    with _evaluating(network):
+    with evaluating(network):
         groups = [distinct] if share_prefixes else [[architecture] for architecture in distinct]
         for group in groups:
             root = _Node(0, group, images, extra)
@@ -79,19 +72,6 @@ def score_children(
                 scores[architecture] = Score(*found)
                 done(1)
     return {architecture: scores[architecture] for architecture in dict.fromkeys(architectures)}
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode inside; mode and statistics are put back."""
-    modes = {module: module.training for module in network.modules()}
-    with kept_statistics(batch_norms(network)):
-        network.eval()
-        try:
-            yield
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
 
 
 def _walk(

@@ -13,8 +13,9 @@ from nastricks.derivations import Trained
 from nastricks.errors import InputError
 from nastricks.files import write_csv
 from nastricks.modules import Calibration, SupernetModule, TrainingModule
+from nastricks.modules.scoring import Score
 from nastricks.ranking.baselines import baselines, noise_ceiling
-from nastricks.ranking.evaluate import Score, score_children
+from nastricks.ranking.evaluate import score_children
 from nastricks.ranking.metrics import ranking_metrics_by_accuracy_and_loss
 from nastricks.ranking.tables import Table, load_table, shipped_table
 from nastricks.rng import generator
