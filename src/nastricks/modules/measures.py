@@ -179,6 +179,6 @@ def discretisation_scores(module: "TrainingModule", derived: Architecture) -> tu
     moment, alone = module.moment("evaluation"), module.space.gates(derived)
 
     def proposed(batch: int) -> Gates:
-        return module.policy.propose(moment.at(step=batch))[0]
+        return module.policy.propose(moment.at(gate_set=batch))[0]  # the temperature is that of now
 
     return score_gates(module, proposed, scoring, extra), score_gates(module, lambda batch: alone, scoring, extra)

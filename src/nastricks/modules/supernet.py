@@ -89,14 +89,14 @@ class SupernetModule(TrainingModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy of the policy's own gates, uncalibrated: a sign of life; `nastricks rank` judges."""
-        moment = self.moment("evaluation").at(step=batch_idx)
+        moment = self.moment("evaluation").at(gate_set=batch_idx)  # another draw, at the temperature of now
         with torch.no_grad():
             logits = self.logits(batch.images, self.policy.propose(moment)[0])
         log_scores(self, "validation", logits, batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """As validation, on the test split."""
-        moment = self.moment("evaluation").at(step=batch_idx)
+        moment = self.moment("evaluation").at(gate_set=batch_idx)  # another draw, at the temperature of now
         log_scores(self, "test", self.logits(batch.images, self.policy.propose(moment)[0]), batch)
 
 
