@@ -33,7 +33,7 @@ COUNTS = {
     "loggers": 1,
     "search": 13,
     "sharing": 1,
-    "spaces": 7,
+    "spaces": 8,
     "stacks": 1,
     "tricks": 9,
 }
@@ -60,6 +60,9 @@ SMALL = {
     "trainer.accelerator": "cpu",
     "trainer.max_epochs": 1,  # of two batches
 }
+SMALLER = {
+    "spaces/darts": {"space.init_args.channels": 4, "space.init_args.cells": 3}
+}  # spaces that are large as shipped
 BASE = ["recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml"]
 SPOS, DARTS = "recipes/algorithms/spos.yaml", "recipes/algorithms/darts.yaml"
 
@@ -83,6 +86,10 @@ def has_stages(path: Path) -> bool:
 
 def kind_of(path: Path) -> str:
     return path.relative_to(RECIPES).parts[0]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(RECIPES).with_suffix(""))
 
 
 def test_every_recipe_is_found_and_of_a_known_kind() -> None:
@@ -132,7 +139,7 @@ def stack(path: Path) -> list[str]:
 
 @of_kind("algorithms", "child", "sharing", "spaces", "stacks", only=has_network)
 def test_two_steps(path: Path) -> None:
-    two_steps(stack(path))
+    two_steps(stack(path), **SMALLER.get(name_of(path), {}))
 
 
 @of_kind("tricks")
@@ -146,7 +153,7 @@ def test_tricks_act_within_two_steps(path: Path) -> None:
 
 @of_kind("spaces", only=has_network)
 def test_darts_takes_two_steps_in_every_space(path: Path) -> None:
-    run = two_steps([str(path), BASE[1], DARTS])
+    run = two_steps([str(path), BASE[1], DARTS], **SMALLER.get(name_of(path), {}))
     assert all(p.grad is not None for p in run.module.policy.parameters())
 
 

@@ -6,21 +6,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nastricks.errors import InputError
 from nastricks.moment import Moment
 from nastricks.policies.base import Policy
 from nastricks.spaces import Architecture, Gate, Gates
+from nastricks.spaces.base import drawn
 
 
 class UniformPath(Policy):
-    """One architecture a step, each choice uniform over its allowed options. It has no parameters."""
+    """One architecture a step, each as likely as another among those with allowed options. It has no parameters."""
 
     def propose(self, moment: Moment) -> Sequence[Gates]:
         rng = moment.generator("path")
         gates: dict[str, Gate] = {}
         prefix: Architecture = ()
         for choice in self.space.choices:
-            options = self._options(prefix)
-            index = options[int(torch.randint(len(options), (), generator=rng))]
+            index = drawn(self._odds(prefix), rng)
             gates[choice.name] = Gate(active=(index,))
             prefix += (index,)
         return [gates]
@@ -28,10 +29,15 @@ class UniformPath(Policy):
     def log_prob(self, architecture: Architecture) -> Tensor:
         total = 0.0
         for position, index in enumerate(architecture):
-            options = self._options(architecture[:position])
-            total -= math.log(len(options)) if index in options else math.inf
+            odds = self._odds(architecture[:position])
+            if index not in odds:
+                return torch.tensor(-math.inf)
+            total += math.log(odds[index] / sum(odds.values()))
         return torch.tensor(total)
 
-    def _options(self, prefix: Architecture) -> list[int]:
-        allowed = self.allowed[self.space.choices[len(prefix)].name]
-        return [index for index in self.space.legal(prefix) if index in allowed]
+    def _odds(self, prefix: Architecture) -> dict[int, int]:
+        odds = self.space.odds(prefix, self.allowed)
+        if not odds:
+            name = self.space.choices[len(prefix)].name
+            raise InputError(f"after {prefix} no option of {name} is both legal and allowed: allow more of its options")
+        return odds

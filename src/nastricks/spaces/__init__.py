@@ -2,6 +2,7 @@
 
 from nastricks.spaces.base import Cost, Edge, Space
 from nastricks.spaces.choices import Allowed, Architecture, Choice, Option
+from nastricks.spaces.darts import DARTS
 from nastricks.spaces.nasbench201 import NASBench201
 from nastricks.spaces.nasnet import NASNet
 from nastricks.spaces.network import Gate, GatedOps, Gates, Network, Plain, Segment
@@ -11,6 +12,7 @@ from nastricks.spaces.tiny64 import Tiny64
 from nastricks.spaces.weight_sharing_64 import WeightSharing64
 
 __all__ = [
+    "DARTS",
     "Allowed",
     "Architecture",
     "Choice",

@@ -3,10 +3,11 @@
 A space knows nothing of training.
 """
 
+import bisect
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -59,6 +60,16 @@ class Space(ABC):
         """The options that remain for the next choice after `prefix`."""
         return tuple(range(len(self.choices[len(prefix)].options)))
 
+    def odds(self, prefix: Sequence[int], allowed: Allowed | None = None) -> dict[int, int]:
+        """The options that may come next, each with how many architectures go on so, up to a common factor.
+
+        Drawn in proportion to it, option by option, every architecture is as likely. `allowed` None allows all. Where
+        `legal` is overridden and this is not, all legal options count alike.
+        """
+        legal = self.legal(prefix)
+        options = legal if allowed is None else allowed[self.choices[len(prefix)].name]
+        return {index: 1 for index in legal if index in options}
+
     def canonical(self, architecture: Architecture) -> Architecture:
         """The one architecture that stands for all that are the same network when trained alone."""
         return architecture
@@ -94,12 +105,24 @@ class Space(ABC):
         )
 
     def architectures(self) -> Iterator[Architecture]:
-        """Every architecture, in lexicographic order."""
-        return itertools.product(*(range(len(choice.options)) for choice in self.choices))
+        """Every architecture, in lexicographic order, one at a time."""
+        if type(self).legal is Space.legal:
+            return itertools.product(*(range(len(choice.options)) for choice in self.choices))
+        return self._architectures_from(())
+
+    def _architectures_from(self, prefix: Architecture) -> Iterator[Architecture]:
+        if len(prefix) == len(self.choices):
+            yield prefix
+            return
+        for index in self.legal(prefix):
+            yield from self._architectures_from((*prefix, index))
 
     @property
     def size(self) -> int:
-        """How many architectures there are; `len` refuses numbers from 2 ** 63 on, and many spaces are larger."""
+        """How many architectures there are; `len` refuses numbers from 2 ** 63 on, and many spaces are larger.
+
+        Spaces that override `legal` override it too.
+        """
         return math.prod(len(choice.options) for choice in self.choices)
 
     def __len__(self) -> int:
@@ -109,11 +132,10 @@ class Space(ABC):
         return True
 
     def sample(self, rng: torch.Generator) -> Architecture:
-        """A uniform architecture: option by option among the legal ones."""
+        """A uniform architecture, as far as `odds` knows."""
         prefix: Architecture = ()
         for _ in self.choices:
-            legal = self.legal(prefix)
-            prefix += (legal[int(torch.randint(len(legal), (), generator=rng))],)
+            prefix += (drawn(self.odds(prefix), rng),)
         return prefix
 
     def gates(self, architecture: Architecture) -> Gates:
@@ -135,3 +157,13 @@ class Space(ABC):
             child(image)
         params = sum(p.numel() for p in child.parameters() if p.requires_grad)
         return Cost(params, counter.get_total_flops())
+
+
+def drawn(odds: Mapping[int, int], rng: torch.Generator) -> int:
+    """One of the options, in proportion to its odds; at least one option is needed."""
+    options, weights = list(odds), list(odds.values())
+    if len(set(weights)) == 1:
+        return options[int(torch.randint(len(options), (), generator=rng))]
+    total = sum(weights)
+    steps = list(itertools.accumulate(weight / total for weight in weights[:-1]))
+    return options[bisect.bisect_right(steps, float(torch.rand((), generator=rng, dtype=torch.float64)))]

@@ -6,29 +6,11 @@ come in the paper's order ReLU, convolution, batch norm; separable ones are appl
 
 from collections.abc import Callable
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
+
+from nastricks.spaces.primitives import FactorizedReduction
 
 Kernel = tuple[int, int]
-
-
-class FactorizedReduction(nn.Module):
-    """Halves the resolution without losing every second pixel: two 1x1 convolutions of stride 2, one of them shifted
-    by a pixel down and right, each make half of the channels. (N, inputs, H, W) -> (N, outputs, ceil(H/2), ceil(W/2));
-    beyond the edge of an odd image the shifted one reads zeros.
-    """
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.even = nn.Conv2d(inputs, outputs // 2, 1, bias=False)
-        self.odd = nn.Conv2d(inputs, outputs - outputs // 2, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # The stride is taken by slicing: a 1x1 convolution of stride 2 on four channels-last channels writes beyond
-        # its memory on the CPU (torch 2.15.0, backward pass).
-        shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1::2, 1::2]
-        return torch.cat([self.even(x[:, :, ::2, ::2]), self.odd(shifted)], dim=1)
 
 
 def pointwise(inputs: int, outputs: int, stride: int) -> nn.Module:

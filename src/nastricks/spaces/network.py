@@ -96,6 +96,10 @@ class GatedOps(nn.Module):
         made = {i: self.make(i, self.channels // parts) for i in self.options if self.runs[i]}
         self.ops = nn.ModuleDict({self.names[index]: op for index, op in made.items()})
 
+    def adds(self, gate: Gate) -> bool:
+        """Whether anything but zeros can come out; False where all that is active is absent."""
+        return self.parts > 1 or gate.bypass is not None or any(self.runs[index] for index in gate.active)
+
     def forward(self, x: Tensor, gate: Gate) -> Tensor:
         """x (N, C, H, W) -> the gated sum of the active options' outputs, plus the bypass where there is one."""
         if self.parts == 1:
