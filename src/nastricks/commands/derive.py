@@ -8,11 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from nastricks.commands.progress import progress
-from nastricks.derivations import Trained
 from nastricks.errors import InputError
 from nastricks.files import write_json, write_text
 from nastricks.modules import SupernetModule
-from nastricks.ranking.rank import scored
+from nastricks.ranking.rank import scored, trained_supernet
 from nastricks.run import Run, calibration_of, load_run
 from nastricks.spaces import Architecture
 from nastricks.spaces.drawing import draw
@@ -36,8 +35,7 @@ def derived(folder: Path, out: Path) -> str:
     module = run.module
     if not isinstance(module, SupernetModule):
         raise InputError(f"{folder} trained a child: there is nothing to derive")
-    trained = Trained(module.space, module.policy, lambda: _scores(run, folder))
-    architecture = module.derivation.derive(trained)
+    architecture = module.derivation.derive(trained_supernet(module, run.data, lambda: _scores(run, folder)))
     name = module.space.format(architecture)
     write_text(out / "derived.svg", draw(module.space.graph(architecture), f"{module.space.name} {name}"))
     return name

@@ -5,27 +5,45 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from nastricks.errors import InputError
+from nastricks.moment import Moment
 from nastricks.policies import Policy
-from nastricks.spaces import Architecture, Space
+from nastricks.spaces import Architecture, Gates, Space
 from nastricks.spaces.legality import first_legal
+
+Draw = Callable[[Moment], Gates]
+"""The gates of one pass, for instance those that the policy proposes there."""
+
+
+def _no_network(draw: Draw) -> float:
+    raise InputError("this derivation measures the supernet, and there is none here: take Argmax or BestEdges")
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a derivation may read: the space, the policy, and the scores of children on the validation split.
+    """What a derivation may read: the space, the policy, the scores of children, and the supernet's own accuracy.
 
-    `scores` is called only by derivations that rank: it evaluates children (slow) or reads the run's ranking.
+    `scores` is called only by derivations that rank: it evaluates children on the validation split (slow) or reads the
+    run's ranking. `accuracy` is that of the supernet on the validation split, in [0, 1], under the gates that it is
+    given a batch; only derivations that measure the supernet call it.
     """
 
     space: Space
     policy: Policy
     scores: Callable[[], Mapping[Architecture, float]]
+    accuracy: Callable[[Draw], float] = _no_network
 
 
 class Derivation(ABC):
-    """Reads one architecture off."""
+    """Reads one architecture off.
+
+    Attributes:
+        needs_ranking: Whether it asks for the scores of children.
+        needs_network: Whether it asks for the supernet's accuracy.
+        needs_preferences: Whether the policy must say how it prefers options.
+    """
 
     needs_ranking: bool = False
+    needs_network: bool = False
     needs_preferences: bool = False
 
     def check(self, space: Space, policy: Policy) -> None:

@@ -34,6 +34,25 @@ def frozen_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
 
 
 @contextmanager
+def batch_statistics(network: nn.Module) -> Iterator[None]:
+    """Eval mode in which batch norms use the statistics of each batch; modes and running statistics stay as they were.
+
+    For gates of which the running statistics are not: a supernet without some of its options [DARTS-PT].
+    """
+    modes = {module: module.training for module in network.modules()}
+    norms = batch_norms(network)
+    network.eval()
+    for norm in norms:
+        norm.training = True
+    try:
+        with frozen_statistics(norms):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
 def cumulative_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
     """Reset the running statistics, and average those of the passes inside the block with equal weight each.
 

@@ -13,10 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from nastricks.data.batch import Batch
-from nastricks.modules.normalisation import batch_norms, cumulative_statistics, kept_statistics
+from nastricks.derivations import Draw
+from nastricks.modules.normalisation import batch_norms, batch_statistics, cumulative_statistics, kept_statistics
 from nastricks.spaces import Gates
 
 if TYPE_CHECKING:
+    from nastricks.data import TensorDataModule
     from nastricks.modules.training import TrainingModule
 
 
@@ -64,3 +66,20 @@ def score_gates(
     labels = torch.cat([batch.labels for batch in scoring])
     hits = (logits.argmax(1) == labels).float().mean()
     return Score(*torch.stack([hits, F.cross_entropy(logits.float(), labels)]).tolist())
+
+
+@torch.no_grad()
+def gated_accuracy(module: "TrainingModule", data: "TensorDataModule", draw: Draw) -> float:
+    """Accuracy in [0, 1] of the supernet on the validation split, under gates drawn anew for each batch.
+
+    Batch norms use each batch's own statistics, as in the released code of DARTS-PT: the running ones are those of all
+    options together. The network is left as it was.
+    """
+    data.to(module.device)
+    hits, images = 0, 0
+    with batch_statistics(module.networks):
+        for number, batch in enumerate(data.evaluation_batches("validation")):
+            at = module.moment("evaluation").at(gate_set=number, samples=len(batch))
+            hits += int((module.logits(batch.images, draw(at)).argmax(1) == batch.labels).sum())
+            images += len(batch)
+    return hits / images

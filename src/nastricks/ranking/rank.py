@@ -1,7 +1,7 @@
 """Judges a trained supernet's ranking of children against ground truth, beside trivial baselines and the ceiling."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from nastricks.derivations import Trained
 from nastricks.errors import InputError
 from nastricks.files import write_csv
 from nastricks.modules import Calibration, SupernetModule, TrainingModule
-from nastricks.modules.scoring import Score
+from nastricks.modules.scoring import Score, gated_accuracy
 from nastricks.ranking.baselines import baselines, noise_ceiling
 from nastricks.ranking.evaluate import score_children
 from nastricks.ranking.metrics import ranking_metrics_by_accuracy_and_loss
@@ -116,9 +116,16 @@ def rank(
     )
     derived = None
     if isinstance(module, SupernetModule):
-        trained = Trained(space, module.policy, lambda: {a: scores[a].accuracy for a in chosen})
+        trained = trained_supernet(module, data, lambda: {a: scores[a].accuracy for a in chosen})
         derived = space.format(module.derivation.derive(trained))
     return judged(rows, table, derived)
+
+
+def trained_supernet(
+    module: SupernetModule, data: TensorDataModule, scores: Callable[[], Mapping[Architecture, float]]
+) -> Trained:
+    """What a derivation may read of a trained supernet, given the scores of its children."""
+    return Trained(module.space, module.policy, scores, lambda draw: gated_accuracy(module, data, draw))
 
 
 def judged(rows: pd.DataFrame, table: Table | None, derived: str | None = None) -> Ranking:
