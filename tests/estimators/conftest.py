@@ -1,6 +1,10 @@
-"""A problem small enough to enumerate: 3 choices, 12 architectures, and every estimator's mean and variance exactly."""
+"""A problem small enough to enumerate: 3 choices, 12 architectures, and every estimator's mean and variance exactly.
+
+And a step of a small supernet in double precision, without Lightning, on one rank or several.
+"""
 
 import copy
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,13 +13,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from nastricks.estimators import Critic, ExponentialBaseline, FixedBaseline, MeanBaseline, ScoreFunction
-from nastricks.moment import Moment
-from nastricks.policies import Independent, LSTMController, Rollout, SequencePolicy
-from nastricks.rng import generator
-from nastricks.spaces import Architecture, Choice, Option, Tiny64
+from nastricks.data import Batch, ImageSpec
+from nastricks.estimators import Critic, Estimator, ExponentialBaseline, FixedBaseline, MeanBaseline, ScoreFunction
+from nastricks.moment import Moment, Role
+from nastricks.policies import Independent, LSTMController, Policy, Rollout, SequencePolicy, Softmax
+from nastricks.rng import forked_rng, generator
+from nastricks.spaces import Architecture, Choice, Gates, Network, Option, Tiny64
 
 SIZES = (3, 4, 3)
 
@@ -187,3 +193,127 @@ def problem() -> SimpleNamespace:
         baseline=lambda name: BASELINES[name],
         **{tool.__name__: tool for tool in (*tools, *more)},
     )
+
+
+# A step of a supernet.
+
+SMALL, SPEC = Tiny64(channels=4), ImageSpec(1, 8, 5)
+
+
+def batch_of(purpose: str, size: int = 8) -> Batch:
+    rng = generator("estimators", purpose)
+    return Batch(torch.randn(size, 1, 8, 8, generator=rng).double(), torch.randint(5, (size,), generator=rng))
+
+
+class Ranks:
+    """Lets `world` threads average as the ranks of a distributed run do."""
+
+    def __init__(self, world: int) -> None:
+        self.barrier, self.given = threading.Barrier(world), [[torch.zeros(())]] * world
+
+    def average(self, rank: int, gradients: Sequence[Tensor]) -> list[Tensor]:
+        self.given[rank] = list(gradients)
+        self.barrier.wait()
+        means = [torch.stack(each).mean(0) for each in zip(*self.given, strict=True)]
+        self.barrier.wait()
+        return means
+
+
+@dataclass
+class PlainStep:
+    """A step of a supernet without Lightning; gradients are averaged over `ranks`, where there are some."""
+
+    network: Network
+    policy: Policy
+    weight_optimizer: torch.optim.Optimizer
+    train: Batch = field(default_factory=lambda: batch_of("train"))
+    search: Batch = field(default_factory=lambda: batch_of("search"))
+    moment: Moment = field(default_factory=lambda: Moment(role="policy", seed=0))
+    ranks: Ranks | None = None
+    rank: int = 0
+    averages: int = 0
+
+    @property
+    def weights(self) -> Sequence[nn.Parameter]:
+        return list(self.network.parameters())
+
+    def propose(self) -> Sequence[Gates]:
+        return self.policy.propose(self.moment)
+
+    def loss(self, gates: Gates, batch: Batch, *, role: Role = "policy") -> Tensor:
+        return F.cross_entropy(self.network(batch.images, gates), batch.labels)
+
+    def objective(self, gates: Gates) -> Tensor:
+        return self.loss(gates, self.search)
+
+    def reward(self, architectures: Sequence[Architecture]) -> Tensor:
+        raise NotImplementedError
+
+    def average(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        self.averages += 1
+        return list(gradients) if self.ranks is None else self.ranks.average(self.rank, gradients)
+
+    def advance(self) -> None:
+        raise NotImplementedError
+
+
+def supernet_step(
+    policy: Callable[..., Policy] = Softmax,
+    optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
+    history: int = 0,
+    changed: Callable[[Network], None] = lambda network: None,
+    **more: Any,
+) -> PlainStep:
+    """A step of tiny64 with four channels, after `history` steps of its weights on batches of their own."""
+    with forked_rng("estimators"):
+        network, made = SMALL.supernet(SPEC).double(), policy(SMALL, init_std=1.0).double()
+    changed(network)
+    opt = (optimizer or (lambda weights: torch.optim.SGD(weights, lr=0.1)))(network.parameters())
+    step = PlainStep(network, made, opt, **more)
+    for number in range(history):
+        opt.zero_grad(set_to_none=True)
+        step.loss(step.propose()[0], batch_of(f"history {number}")).backward()
+        opt.step()
+    opt.zero_grad(set_to_none=True)
+    made.zero_grad(set_to_none=True)
+    return step
+
+
+def left_by(estimator: Estimator, step: PlainStep) -> dict[str, Tensor]:
+    """The gradients that an update leaves on the policy; the network's parameters get none and stay as they are."""
+    before = [p.detach().clone() for p in step.network.parameters()]
+    estimator.update(step)
+    for parameter, value in zip(step.network.parameters(), before, strict=True):
+        assert parameter.grad is None
+        assert torch.equal(parameter, value)
+    return {key: p.grad for key, p in step.policy.named_parameters() if p.grad is not None}
+
+
+def over_ranks(
+    make: Callable[[Policy], Estimator], world: int, **settings: Any
+) -> tuple[list[dict[str, Tensor]], list[PlainStep]]:
+    """What an estimator leaves on each of `world` ranks, which hold a training and a search batch each."""
+    ranks, found = Ranks(world), [dict[str, Tensor]()] * world
+    batches = [{"train": batch_of(f"train {r}"), "search": batch_of(f"search {r}")} for r in range(world)]
+    steps = [supernet_step(**settings, **batches[r], ranks=ranks, rank=r) for r in range(world)]
+
+    def run(rank: int) -> None:
+        try:
+            found[rank] = left_by(make(steps[rank].policy), steps[rank])
+        except BaseException:
+            ranks.barrier.abort()
+            raise
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found, steps
+
+
+@pytest.fixture(scope="session")
+def supernet() -> SimpleNamespace:
+    """The tools above by name."""
+    tools = (supernet_step, batch_of, left_by, over_ranks)
+    return SimpleNamespace(space=SMALL, spec=SPEC, **{tool.__name__: tool for tool in tools})

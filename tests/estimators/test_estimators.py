@@ -1,80 +1,32 @@
 """Estimators: the first-order gradient equals autograd's, and what cannot learn is refused."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nastricks.data import Batch, ImageSpec
 from nastricks.errors import InputError
-from nastricks.estimators import FirstOrder
-from nastricks.moment import Moment, Role
+from nastricks.estimators import Estimator, FirstOrder, MixedLevel, SecondOrder, SingleLevel
+from nastricks.moment import Moment
 from nastricks.policies import Softmax, UniformPath
-from nastricks.rng import forked_rng, generator
-from nastricks.spaces import Architecture, Gates, Network, Tiny64
+from nastricks.spaces import Tiny64
 
-SPACE, SPEC = Tiny64(channels=4), ImageSpec(1, 8, 5)
-
-
-def batch(purpose: str) -> Batch:
-    rng = generator("estimators", purpose)
-    return Batch(torch.randn(8, 1, 8, 8, generator=rng).double(), torch.randint(5, (8,), generator=rng))
+SPACE = Tiny64(channels=4)
 
 
-@dataclass
-class PlainStep:
-    """A step of a supernet without Lightning; `average` doubles, so that leaving it out shows."""
-
-    network: Network
-    policy: Softmax
-    moment: Moment = field(default_factory=lambda: Moment(role="policy", seed=0))
-    train: Batch = field(default_factory=lambda: batch("train"))
-    search: Batch = field(default_factory=lambda: batch("search"))
-
-    @property
-    def weight_optimizer(self) -> torch.optim.Optimizer:
-        raise NotImplementedError
-
-    @property
-    def weights(self) -> Sequence[nn.Parameter]:
-        return list(self.network.parameters())
-
-    def propose(self) -> Sequence[Gates]:
-        return self.policy.propose(self.moment)
-
-    def loss(self, gates: Gates, batch: Batch, *, role: Role = "policy") -> Tensor:
-        return F.cross_entropy(self.network(batch.images, gates), batch.labels)
-
-    def objective(self, gates: Gates) -> Tensor:
-        return self.loss(gates, self.search)
-
-    def reward(self, architectures: Sequence[Architecture]) -> Tensor:
-        raise NotImplementedError
-
-    def average(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        return [2 * g for g in gradients]
-
-
-def step() -> PlainStep:
-    with forked_rng("estimators"):
-        return PlainStep(SPACE.supernet(SPEC).double(), Softmax(SPACE, init_std=1.0).double())
-
-
-def test_first_order_equals_autograd_on_the_search_batch_and_leaves_the_weights_alone() -> None:
-    at = step()
-    FirstOrder(at.policy).update(at)
-    found = {key: p.grad for key, p in at.policy.named_parameters()}
-    assert all(p.grad is None for p in at.network.parameters())
+def test_first_order_equals_autograd_on_the_search_batch_and_leaves_the_weights_alone(supernet: Any) -> None:
+    at = supernet.supernet_step()
+    found = supernet.left_by(FirstOrder(at.policy), at)
+    assert set(found) == {f"alpha.layer{i}" for i in (1, 2, 3)}
     # The same by hand: the loss as a function of alpha alone, written out with torch's softmax.
     for key, gradient in found.items():
         alpha = dict(at.policy.named_parameters())[key]
         alpha.grad = None
         loss = F.cross_entropy(at.network(at.search.images, at.propose()[0]), at.search.labels)
         (expected,) = torch.autograd.grad(loss, alpha)
-        torch.testing.assert_close(gradient, 2 * expected, atol=1e-12, rtol=0)
+        torch.testing.assert_close(gradient, expected, atol=1e-12, rtol=0)
         # And by central differences.
         with torch.no_grad():
             for index in range(len(alpha)):
@@ -84,19 +36,75 @@ def test_first_order_equals_autograd_on_the_search_batch_and_leaves_the_weights_
                     values.append(float(at.loss(at.propose()[0], at.search)))
                     alpha[index] -= sign * 1e-5
                 slope = (values[0] - values[1]) / 2e-5
-                assert gradient is not None
-                assert float(gradient[index]) == pytest.approx(2 * slope, abs=1e-6)
+                assert float(gradient[index]) == pytest.approx(slope, abs=1e-6)
 
 
-def test_a_choice_that_the_loss_does_not_see_gets_a_zero_gradient() -> None:
-    at = step()
+def test_a_choice_that_the_loss_does_not_see_gets_a_zero_gradient(supernet: Any) -> None:
+    at = supernet.supernet_step()
     alpha = at.policy.alpha["layer1"]
     FirstOrder(at.policy).leave(at, alpha.square().sum())
-    torch.testing.assert_close(alpha.grad, 4 * alpha.detach())
+    torch.testing.assert_close(alpha.grad, 2 * alpha.detach())
     for other in ("layer2", "layer3"):
         gradient = at.policy.alpha[other].grad
         assert gradient is not None
         assert not bool(gradient.any())
+
+
+def test_mixed_level_is_the_sum_of_both_batches(supernet: Any) -> None:
+    at = supernet.supernet_step()
+    found = supernet.left_by(MixedLevel(at.policy, train_weight=0.5), at)
+    for key, alpha in at.policy.named_parameters():
+        slopes = []
+        for batch in (at.search, at.train):
+            loss = F.cross_entropy(at.network(batch.images, at.propose()[0]), batch.labels)
+            slopes += torch.autograd.grad(loss, alpha)
+        torch.testing.assert_close(found[key], slopes[0] + 0.5 * slopes[1], atol=1e-12, rtol=0)
+        assert float(slopes[1].abs().max()) > 1e-3
+
+
+def test_mixed_level_without_the_training_loss_is_first_order(supernet: Any) -> None:
+    at = supernet.supernet_step()
+    found = [supernet.left_by(e, at) for e in (MixedLevel(at.policy, train_weight=0.0), FirstOrder(at.policy))]
+    for key, gradient in found[0].items():
+        assert torch.equal(gradient, found[1][key])
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("inf"), float("nan")])
+def test_a_negative_share_of_the_training_loss_is_refused(weight: float) -> None:
+    with pytest.raises(InputError, match=f"estimator.train_weight is {weight}: expected at least 0"):
+        MixedLevel(Softmax(SPACE), train_weight=weight)
+
+
+MAKERS: dict[str, Callable[..., Estimator]] = {
+    "first": FirstOrder,
+    "mixed": MixedLevel,
+    "second": SecondOrder,
+}
+
+
+@pytest.mark.parametrize("name", ["first", "mixed"])
+def test_ranks_leave_the_mean_of_their_gradients(name: str, supernet: Any) -> None:
+    found, steps = supernet.over_ranks(MAKERS[name], 2)
+    alone = []
+    for step in steps:
+        step.ranks = None
+        alone.append(supernet.left_by(MAKERS[name](step.policy), step))
+    for key, gradient in found[0].items():
+        assert torch.equal(gradient, found[1][key])
+        torch.testing.assert_close(gradient, (alone[0][key] + alone[1][key]) / 2, atol=1e-14, rtol=0)
+        assert not torch.allclose(alone[0][key], alone[1][key])
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_order_is_the_one_asked_for(name: str) -> None:
+    policy = Softmax(SPACE)
+    assert [MAKERS[name](policy, order=order).order for order in (None, "before", "after")] == [
+        "before",
+        "before",
+        "after",
+    ]
+    assert all(MAKERS[name](policy).through_gates for name in MAKERS)
+    assert SingleLevel(policy).order == "joined"
 
 
 def test_a_policy_that_learns_nothing_is_refused() -> None:

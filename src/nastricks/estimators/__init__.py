@@ -10,9 +10,11 @@ from nastricks.estimators.baselines import (
     NoBaseline,
 )
 from nastricks.estimators.first_order import FirstOrder
+from nastricks.estimators.mixed_level import MixedLevel
 from nastricks.estimators.ppo import PPO
 from nastricks.estimators.relax import RELAX
 from nastricks.estimators.score_function import Reinforce, ScoreFunction
+from nastricks.estimators.second_order import SecondOrder
 from nastricks.estimators.single_level import SingleLevel
 
 __all__ = [
@@ -23,11 +25,13 @@ __all__ = [
     "FirstOrder",
     "FixedBaseline",
     "MeanBaseline",
+    "MixedLevel",
     "NoBaseline",
     "PPO",
     "RELAX",
     "Reinforce",
     "ScoreFunction",
+    "SecondOrder",
     "SingleLevel",
     "Step",
     "Updater",

@@ -110,6 +110,15 @@ class Estimator(nn.Module, ABC):
         """The optimizer of the estimator's own parameters [critic, RELAX]; it steps with the policy's."""
         return None
 
+    def check(self, weight_optimizer: torch.optim.Optimizer) -> None:
+        """Refuse an optimizer of the weights that the estimator cannot look through [second order].
+
+        Called before training, with an optimizer of the run's kind and settings.
+
+        Raises:
+            InputError: it does not know what a step of this optimizer does.
+        """
+
     @abstractmethod
     def update(self, step: Step) -> None:
         """Leave gradients in ``.grad`` of the policy's parameters and of the estimator's own, of no others."""
@@ -119,9 +128,16 @@ class Estimator(nn.Module, ABC):
 
         The parameters are the policy's where none are named.
         """
-        named = self.policy.parameters() if parameters is None else parameters
-        learning = [p for p in named if p.requires_grad]
-        gradients = torch.autograd.grad(loss, learning, allow_unused=True)
-        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(learning, gradients, strict=True)]
-        for parameter, gradient in zip(learning, updater.average(filled), strict=True):
+        learning = [p for p in (self.policy.parameters() if parameters is None else parameters) if p.requires_grad]
+        self.give(updater, learning, gradients(loss, learning))
+
+    def give(self, updater: Updater, parameters: Sequence[nn.Parameter], found: Sequence[Tensor]) -> None:
+        """Average gradients over ranks, and leave one on each parameter."""
+        for parameter, gradient in zip(parameters, updater.average(found), strict=True):
             parameter.grad = gradient
+
+
+def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Of a loss () by each parameter; zero where it has no part in it."""
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]

@@ -88,6 +88,8 @@ class TrainingModule(pl.LightningModule):
         # Channels last is the faster layout for convolutions, on the CPU (a quarter less for tiny64) and on GPUs.
         self.networks = nn.ModuleList(networks).to(memory_format=torch.channels_last)
         self.optimizer_maker, self.policy_optimizer_maker = optimizer, policy_optimizer
+        if estimator is not None:  # an optimizer is light, and refused here the run leaves no folder behind
+            estimator.check(optimizer(self.networks.parameters()))
         self.schedule = schedule or Constant()
         self.label_smoothing, self.gradient_clip_val = label_smoothing, gradient_clip_val
         self.micro_batches = micro_batches
