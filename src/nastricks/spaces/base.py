@@ -138,6 +138,27 @@ class Space(ABC):
             prefix += (drawn(self.odds(prefix), rng),)
         return prefix
 
+    def largest(self, allowed: Allowed) -> Architecture:
+        """The largest child within the mask: options of a nested choice are ordered from small to large.
+
+        Raises:
+            InputError: the options of a choice stand side by side, and none is the largest.
+        """
+        return self._at_the_end(allowed, -1)
+
+    def smallest(self, allowed: Allowed) -> Architecture:
+        """The smallest child within the mask; as `largest`."""
+        return self._at_the_end(allowed, 0)
+
+    def _at_the_end(self, allowed: Allowed, place: int) -> Architecture:
+        for choice in self.choices:
+            if choice.kind != "nested":
+                raise InputError(
+                    f"{choice.name} of {self.name} has no order of sizes, so no child is the largest: "
+                    "the sandwich rule needs a space such as elastic or slimmable"
+                )
+        return tuple(allowed[choice.name][place] for choice in self.choices)
+
     def gates(self, architecture: Architecture) -> Gates:
         """The gates that run one architecture alone."""
         return {c.name: Gate(active=(index,)) for c, index in zip(self.choices, architecture, strict=True)}
