@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -27,14 +28,14 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 FOUND = sorted(RECIPES.rglob("*.yaml"))
 COUNTS = {
     "ablations": 8,
-    "algorithms": 6,
+    "algorithms": 14,
     "child": 4,
     "data": 5,
     "loggers": 1,
     "search": 13,
     "sharing": 1,
     "spaces": 8,
-    "stacks": 1,
+    "stacks": 2,
     "tricks": 9,
 }
 ARMS = {
@@ -60,9 +61,10 @@ SMALL = {
     "trainer.accelerator": "cpu",
     "trainer.max_epochs": 1,  # of two batches
 }
-SMALLER = {
-    "spaces/darts": {"space.init_args.channels": 4, "space.init_args.cells": 3}
-}  # spaces that are large as shipped
+SMALLER = {  # what is made for larger images or networks
+    "spaces/darts": {"space.init_args.channels": 4, "space.init_args.cells": 3},
+    "stacks/harder_augmentation_cifar10": {"tricks.cutout.length": 4},
+}
 BASE = ["recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml"]
 SPOS, DARTS = "recipes/algorithms/spos.yaml", "recipes/algorithms/darts.yaml"
 
@@ -123,6 +125,11 @@ def two_steps(files: list[str], out: Path | None = None, **changes: Any) -> Run:
     return run
 
 
+def spaces_of(path: Path) -> list[str]:
+    """The spaces that the line at a recipe's head runs it on."""
+    return re.findall(r"-c recipes/spaces/(\w+)\.yaml", path.read_text())
+
+
 def stack(path: Path) -> list[str]:
     """The recipe on a stack that it fits."""
     kind, own = kind_of(path), str(path)
@@ -131,7 +138,8 @@ def stack(path: Path) -> list[str]:
     if kind == "child":
         return [f"recipes/spaces/{path.stem}.yaml", BASE[1], own]  # a child's recipe bears its space's name
     if kind == "algorithms":
-        return [*BASE, own]
+        space = spaces_of(path)[0]
+        return [f"recipes/spaces/{space}.yaml", BASE[1], own]
     if kind == "tricks" and "policy that learns" in tricks()[path.stem].needs:
         return [*BASE, DARTS, own]
     return [*BASE, SPOS, own]
@@ -139,7 +147,8 @@ def stack(path: Path) -> list[str]:
 
 @of_kind("algorithms", "child", "sharing", "spaces", "stacks", only=has_network)
 def test_two_steps(path: Path) -> None:
-    two_steps(stack(path), **SMALLER.get(name_of(path), {}))
+    space = f"spaces/{spaces_of(path)[0]}" if kind_of(path) == "algorithms" else ""
+    two_steps(stack(path), **SMALLER.get(space, {}), **SMALLER.get(name_of(path), {}))
 
 
 @of_kind("tricks")
