@@ -135,6 +135,9 @@ def parser() -> argparse.ArgumentParser:
     derive = command("derive", "derive:derive", "print and draw the architecture that the algorithm settles on")
     derive.add_argument("run", metavar="RUN")
     derive.add_argument("--out", metavar="DIR", help="folder of derived.svg (default: the run's)")
+    derive.add_argument("--derivation", metavar="NAME", help="another derivation than the run's, such as BestEdges")
+    derive.set_defaults(takes_overrides=True)
+    derive.epilog = "Arguments of another derivation: --derivation BestEdges --derivation.edges 1"
 
     stages = command("run", "stages:run", "run the stages of a recipe one after another")
     stages.add_argument("file", metavar="FILE")

@@ -5,6 +5,7 @@ Everything that trains goes through `build`: the command line, a trial of an abl
 
 import copy
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -187,8 +188,10 @@ class RecipeCLI(LightningCLI):
         """Checkpoints hold no hyper-parameters here, so that they cannot override the command line."""
 
 
-def load_run(folder: str | Path) -> Run:
+def load_run(folder: str | Path, overrides: Sequence[str] = ()) -> Run:
     """A finished run: its configuration, built, with the weights of its last checkpoint.
+
+    `overrides` change the configuration, such as how an architecture is derived.
 
     Raises:
         InputError: the folder holds no finished run of nastricks, or a checkpoint of another space.
@@ -196,7 +199,7 @@ def load_run(folder: str | Path) -> Run:
     path = Path(folder)
     if not (path / "config.yaml").is_file():
         raise InputError(f"{folder} holds no run: expected a folder that `nastricks fit` wrote")
-    run = build(resolve([path / "config.yaml"], ["--loggers.wandb", "null"]), None, quiet=True)
+    run = build(resolve([path / "config.yaml"], ["--loggers.wandb", "null", *overrides]), None, quiet=True)
     checkpoint = load_checkpoint(path)
     run.check()
     for trick in run.tricks:

@@ -28,8 +28,8 @@ def first_legal(space: Space, allowed: Allowed) -> Architecture | None:
     while len(picked) < len(space.choices):
         place = len(picked)
         if place == len(waiting):
-            legal = set(space.legal(picked))
-            waiting.append([index for index in allowed[space.choices[place].name] if index in legal])
+            odds = space.odds(picked, allowed)
+            waiting.append([index for index in allowed[space.choices[place].name] if index in odds])
         if waiting[place]:
             picked.append(waiting[place].pop(0))
             continue
