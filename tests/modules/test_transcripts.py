@@ -1,34 +1,55 @@
-"""SPOS and DARTS equal a transcript of their equations in plain PyTorch, to 1e-8 in double precision."""
+"""Two steps of every recipe equal a transcript of its paper's equations in plain PyTorch, to 1e-8 in double precision.
+
+The transcripts know the network's modules and the keys of the random draws, and nothing else of the package: gates,
+gradients by alpha, optimizers, schedules and clipping are written out here.
+"""
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nastricks.modules.normalisation import batch_norms
-from nastricks.policies import Softmax
-from nastricks.run import Run
+from nastricks.moment import Moment, Role
+from nastricks.policies import EdgeNormalised
+from nastricks.recipe import resolve
+from nastricks.run import Run, build
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
 ]
 
-STEPS = 2
+STEPS = 2  # one an epoch
 LAYERS = ("layer1", "layer2", "layer3")
-CHANGES = {"trainer.precision": "64-true", "trainer.max_steps": STEPS}
+OPTIONS = ("max_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "identity")
+SMALL = {
+    "data.init_args.train_size": 32,
+    "data.init_args.search_size": 32,
+    "data.init_args.validation_size": 32,
+    "data.init_args.batch_size": 32,
+    "trainer.accelerator": "cpu",
+    "trainer.max_epochs": STEPS,
+    "trainer.precision": "64-true",
+}
+
+Alpha = dict[str, Tensor]
+Weights = dict[str, dict[int, Tensor | float]]
+"""For each layer, the weight of each option that runs."""
 
 
 class Momentum:
     """SGD with Nesterov momentum 0.9 and weight decay 3e-4: v <- 0.9 v + g; w <- w - rate (g + 0.9 v)."""
 
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self.parameters = parameters
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
         self.velocity: dict[int, Tensor] = {}
 
     @torch.no_grad()
@@ -40,27 +61,322 @@ class Momentum:
             v = self.velocity[number] = 0.9 * self.velocity[number] + g if number in self.velocity else g.clone()
             w -= rate * (g + 0.9 * v)
 
+    def ahead(self, gradients: Sequence[Tensor], rate: float) -> list[Tensor]:
+        """The weights after a step with these gradients, differentiable; nothing moves."""
+        moved = []
+        for number, (w, gradient) in enumerate(zip(self.parameters, gradients, strict=True)):
+            g = gradient + 3e-4 * w
+            v = 0.9 * self.velocity[number] + g if number in self.velocity else g
+            moved.append(w - rate * (g + 0.9 * v))
+        return moved
+
 
 def cosine_rate(step: int) -> float:
     return 0.5 * 0.1 * (1 + math.cos(math.pi * step / STEPS))
 
 
-def forward(network: nn.Module, images: Tensor, mixed: Callable[[str, nn.ModuleDict, Tensor], Tensor]) -> Tensor:
-    """The supernet of tiny64, layer by layer."""
-    segments: Any = network.get_submodule("segments")
-    x = segments["stem"].layers(images)
-    x = mixed("layer1", segments["layer1"].choice.ops, x)
-    x = F.max_pool2d(x, 2)
-    x = mixed("layer2", segments["layer2"].choice.ops, x)
-    x = mixed("layer3", segments["layer3"].choice.ops, x)
-    head = segments["head"].layers[1][-1]
-    return F.linear(F.relu(x).mean((2, 3)), head.weight, head.bias)
+@dataclass
+class Plain:
+    """The state of a transcript: the network, alpha and their optimizers."""
+
+    run: Run
+    network: nn.Module
+    alpha: Alpha
+    rate: float = 0.0
+    step: int = 0
+    allowed: dict[str, tuple[int, ...]] = field(default_factory=lambda: dict.fromkeys(LAYERS, (0, 1, 2, 3)))
+    bypass: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.weights = Momentum(list(self.network.parameters()))
+
+    def batch(self, split: Any) -> tuple[Tensor, Tensor]:
+        batch = self.run.data.batch(split, self.step)
+        return batch.images.double(), batch.labels
+
+    def moment(self, role: Role) -> Moment:
+        return self.run.module.moment(role).at(step=self.step)
+
+    def mixed(self, layer: str, x: Tensor, weights: Mapping[int, Tensor | float]) -> Tensor:
+        segments: Any = self.network.get_submodule("segments")
+        ops = segments[layer].choice.ops
+        total = sum((w * ops[OPTIONS[i]](x) for i, w in weights.items()), torch.zeros((), dtype=x.dtype))
+        return total + self.bypass * x
+
+    def loss(self, split: Any, weights: Weights) -> Tensor:
+        """Cross entropy of the supernet of tiny64, layer by layer."""
+        images, labels = self.batch(split)
+        segments: Any = self.network.get_submodule("segments")
+        x = segments["stem"].layers(images)
+        x = self.mixed("layer1", x, weights["layer1"])
+        x = F.max_pool2d(x, 2)
+        x = self.mixed("layer2", x, weights["layer2"])
+        x = self.mixed("layer3", x, weights["layer3"])
+        head = segments["head"].layers[1][-1]
+        return F.cross_entropy(F.linear(F.relu(x).mean((2, 3)), head.weight, head.bias), labels)
+
+    def uniforms(self, role: Role, purpose: str) -> dict[str, Tensor]:
+        rng = self.moment(role).generator(f"{purpose} {role}")
+        sizes = [len(self.allowed[layer]) for layer in LAYERS]
+        draws = torch.rand(sum(sizes), generator=rng, dtype=torch.float64)
+        return dict(zip(LAYERS, draws.split(sizes), strict=True))  # type: ignore[no-untyped-call]
+
+    def by_option(self, layer: str, values: Tensor) -> dict[int, Tensor | float]:
+        return dict(zip(self.allowed[layer], values.unbind(), strict=True))
+
+    def own(self, layer: str) -> Tensor:
+        return self.alpha[layer][list(self.allowed[layer])]
 
 
-def batches(run: Run, split: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    for step in range(STEPS):
-        batch = run.data.batch(split, step)
-        yield batch.images.double(), batch.labels
+# Gates.
+
+
+def softmax(at: Plain, role: Role) -> Weights:
+    return {layer: at.by_option(layer, at.own(layer).exp() / at.own(layer).exp().sum()) for layer in LAYERS}
+
+
+def sigmoid(at: Plain, role: Role) -> Weights:
+    return {layer: at.by_option(layer, 1 / (1 + (-at.own(layer)).exp())) for layer in LAYERS}
+
+
+def uniform_path(at: Plain, role: Role) -> Weights:
+    rng = at.moment(role).generator("path")
+    return {layer: {int(torch.randint(4, (), generator=rng)): 1.0} for layer in LAYERS}
+
+
+def relaxed(temperature: Callable[[int], float]) -> Callable[[Plain, Role], Weights]:
+    """softmax((log p + Gumbel) / temperature)."""
+
+    def gates(at: Plain, role: Role) -> Weights:
+        draws = at.uniforms(role, "gumbel")
+        found: Weights = {}
+        for layer in LAYERS:
+            log_p = at.own(layer) - at.own(layer).exp().sum().log()
+            noisy = ((log_p - (-draws[layer].log()).log()) / temperature(at.step)).exp()
+            found[layer] = at.by_option(layer, noisy / noisy.sum())
+        return found
+
+    return gates
+
+
+def hard(temperature: Callable[[int], float]) -> Callable[[Plain, Role], Weights]:
+    """One at the largest relaxed sample, with its gradient."""
+
+    def gates(at: Plain, role: Role) -> Weights:
+        found: Weights = {}
+        for layer, weights in relaxed(temperature)(at, role).items():
+            option, weight = max(weights.items(), key=lambda item: float(torch.as_tensor(item[1]).detach()))
+            assert isinstance(weight, Tensor)
+            found[layer] = {option: 1.0 + weight - weight.detach()}
+        return found
+
+    return gates
+
+
+def linear_10_to_01(step: int) -> float:
+    return 10.0 + (0.1 - 10.0) * step / STEPS
+
+
+# Gradients by alpha.
+
+
+def gradient(loss: Tensor, alpha: Alpha) -> list[Tensor]:
+    found = torch.autograd.grad(loss, list(alpha.values()), allow_unused=True)
+    return [torch.zeros_like(a) if g is None else g for g, a in zip(found, alpha.values(), strict=True)]
+
+
+class Case:
+    """A transcript: override what differs from first-order DARTS."""
+
+    recipe: str = "darts"
+    changes: Mapping[str, Any] = {}
+    rate_of_alpha = 3e-3
+    joined = False
+    betas = (0.5, 0.999)
+    decay = 1e-3
+
+    def gates(self, at: Plain, role: Role) -> Weights:
+        return softmax(at, role)
+
+    def learns(self, at: Plain) -> bool:
+        return True
+
+    def extra(self, at: Plain) -> Tensor:
+        """What alpha learns beside the loss."""
+        return torch.zeros((), dtype=torch.float64)
+
+    def objective(self, at: Plain) -> Tensor:
+        return at.loss("search", self.gates(at, "policy")) + self.extra(at)
+
+    def by_alpha(self, at: Plain) -> list[Tensor]:
+        return gradient(self.objective(at), at.alpha)
+
+    def weights_loss(self, at: Plain) -> Tensor:
+        return at.loss("train", self.gates(at, "weights"))
+
+    def before_step(self, at: Plain) -> None:
+        """What happens between epochs."""
+
+    def after_alpha(self, at: Plain) -> None:
+        """What follows alpha's step."""
+
+
+class Spos(Case):
+    recipe = "spos"
+
+    def gates(self, at: Plain, role: Role) -> Weights:
+        return uniform_path(at, role)
+
+    def learns(self, at: Plain) -> bool:
+        return False
+
+
+class SecondOrder(Case):
+    """By finite differences, as the paper's equation 8, with the virtual step of SGD with momentum."""
+
+    recipe = "darts_second_order"
+
+    def by_alpha(self, at: Plain) -> list[Tensor]:
+        parameters = at.weights.parameters
+        gates = {layer: dict(w) for layer, w in self.gates(at, "policy").items()}
+        now = [p.detach().clone() for p in parameters]
+        on_train = torch.autograd.grad(at.loss("train", gates), parameters)
+        with torch.no_grad():
+            for p, moved in zip(parameters, at.weights.ahead(on_train, at.rate), strict=True):
+                p.copy_(moved)
+        outer = torch.autograd.grad(
+            at.loss("search", self.gates(at, "policy")), [*at.alpha.values(), *parameters], allow_unused=True
+        )
+        direct, v = outer[: len(at.alpha)], outer[len(at.alpha) :]
+        epsilon = 0.01 / torch.stack([g.norm() for g in v]).norm()
+        sides = []
+        for sign in (1.0, -1.0):
+            with torch.no_grad():
+                for p, w, g in zip(parameters, now, v, strict=True):
+                    p.copy_(w + sign * epsilon * g)
+            sides.append(gradient(at.loss("train", self.gates(at, "policy")), at.alpha))
+        with torch.no_grad():
+            for p, w in zip(parameters, now, strict=True):
+                p.copy_(w)
+        # w' = w - rate (g + 0.9 (0.9 v + g)): the gradient g enters it 1.9 times.
+        step = 1.9 * at.rate
+        return [d - step * (plus - minus) / (2 * epsilon) for d, plus, minus in zip(direct, *sides, strict=True)]
+
+
+class ExactSecondOrder(SecondOrder):
+    """Differentiation through the virtual step itself."""
+
+    changes = {"model.init_args.estimator.init_args.hessian_vector": "exact"}
+
+    def by_alpha(self, at: Plain) -> list[Tensor]:
+        names = [name for name, _ in at.network.named_parameters()]
+        gates = self.gates(at, "policy")
+        on_train = torch.autograd.grad(at.loss("train", gates), at.weights.parameters, create_graph=True)
+        ahead = dict(zip(names, at.weights.ahead(on_train, at.rate), strict=True))
+
+        class Loss(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.network = at.network
+
+            def forward(self) -> Tensor:
+                return at.loss("search", gates)
+
+        moved = {f"network.{name}": w for name, w in ahead.items()}
+        return gradient(torch.func.functional_call(Loss(), moved, ()), at.alpha)
+
+
+class MixedLevel(Case):
+    recipe = "milenas"
+
+    def objective(self, at: Plain) -> Tensor:
+        gates = self.gates(at, "policy")
+        return at.loss("search", gates) + 1.0 * at.loss("train", gates)
+
+
+class SingleLevel(Case):
+    recipe = "single_level"
+    joined = True
+
+
+class Gdas(Case):
+    recipe = "gdas"
+
+    def gates(self, at: Plain, role: Role) -> Weights:
+        return hard(linear_10_to_01)(at, role)
+
+
+class Snas(Case):
+    recipe = "snas"
+    joined = True
+
+    def gates(self, at: Plain, role: Role) -> Weights:
+        return relaxed(lambda step: max(0.03, 1.0 * math.exp(-0.07 * step)))(at, role)
+
+
+CASES: dict[str, Case] = {
+    case.__class__.__name__: case
+    for case in (Spos(), Case(), SecondOrder(), ExactSecondOrder(), MixedLevel(), SingleLevel(), Gdas(), Snas())
+}
+TOLD_ELSEWHERE = {"enas": "tests/estimators/test_enas.py"}
+
+
+class Start(pl.Callback):
+    """Copies network and alpha before the first step, after the tricks' surgery."""
+
+    def __init__(self) -> None:
+        self.network: nn.Module = nn.Identity()
+        self.alpha: Alpha = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.network = copy.deepcopy(pl_module.networks[0])
+        policy = pl_module.policy.operations if isinstance(pl_module.policy, EdgeNormalised) else pl_module.policy
+        if hasattr(policy, "alpha"):
+            self.alpha = {name: a.detach().clone().requires_grad_() for name, a in policy.alpha.items()}
+
+
+def keeping_buffers(network: nn.Module, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
+    """What alpha learns from leaves the running statistics alone."""
+    kept = {name: b.clone() for name, b in network.named_buffers()}
+    found = compute()
+    for name, b in network.named_buffers():
+        b.copy_(kept[name])
+    return found
+
+
+def transcribe(case: Case, run: Run, start: Start) -> Plain:
+    """Take the steps in plain PyTorch."""
+    at = Plain(run, start.network.double().train(), start.alpha)
+    optimizer = (
+        torch.optim.Adam(list(at.alpha.values()), lr=case.rate_of_alpha, betas=case.betas, weight_decay=case.decay)
+        if at.alpha
+        else None
+    )
+    for at.step in range(STEPS):
+        at.rate = cosine_rate(at.step)
+        if at.step:
+            case.before_step(at)
+        learns = case.learns(at) and optimizer is not None
+        if learns and not case.joined and optimizer is not None:
+            found = keeping_buffers(at.network, lambda: case.by_alpha(at))
+            for a, g in zip(at.alpha.values(), found, strict=True):
+                a.grad = g
+            optimizer.step()
+            case.after_alpha(at)
+        for parameter in [*at.network.parameters(), *at.alpha.values()]:
+            parameter.grad = None
+        loss = case.weights_loss(at)
+        (loss + case.extra(at) if case.joined else loss).backward()
+        with torch.no_grad():
+            gradients = [p.grad for p in at.network.parameters() if p.grad is not None]
+            norm = torch.stack([g.norm() for g in gradients]).norm()
+            if case.recipe != "spos":
+                for g in gradients:
+                    g *= min(1.0, 5.0 / (float(norm) + 1e-6))
+        if learns and case.joined and optimizer is not None:
+            optimizer.step()
+        at.weights.step(at.rate)
+    return at
 
 
 def close(found: nn.Module, expected: nn.Module) -> None:
@@ -70,64 +386,30 @@ def close(found: nn.Module, expected: nn.Module) -> None:
         torch.testing.assert_close(value, states[1][key], rtol=1e-8, atol=1e-8, msg=lambda m, key=key: f"{key}: {m}")
 
 
-def test_spos(make: Callable[..., Run]) -> None:
-    run = make("spos", changes=CHANGES)
-    network = copy.deepcopy(run.module.networks[0]).double().train()
-    start = copy.deepcopy(network)
+def ran(case: Case) -> tuple[Run, Start]:
+    stack = [f"recipes/{name}.yaml" for name in ("spaces/tiny64", "data/digits", f"algorithms/{case.recipe}")]
+    overrides = [f"--{key}={value}" for key, value in {**SMALL, **case.changes}.items()]
+    run, start = build(resolve(stack, overrides), None, quiet=True), Start()
+    run.trainer.callbacks.append(start)  # type: ignore[attr-defined]
     run.fit()
-    optimizer = Momentum(list(network.parameters()))
-    for step, (images, labels) in enumerate(batches(run, "train")):
-        (gates,) = run.module.policy.propose(run.module.moment("weights").at(step=step))
-        path = {layer: gates[layer].active[0] for layer in LAYERS}
+    return run, start
 
-        def only(layer: str, ops: nn.ModuleDict, x: Tensor, path: dict[str, int] = path) -> Tensor:
-            return list(ops.values())[path[layer]](x)
 
-        for parameter in network.parameters():
-            parameter.grad = None
-        F.cross_entropy(forward(network, images, only), labels).backward()
-        optimizer.step(cosine_rate(step))
-    close(run.module.networks[0], network)
+@pytest.mark.parametrize("name", CASES)
+def test_two_steps_equal_the_equations(name: str) -> None:
+    case = CASES[name]
+    run, start = ran(case)
+    before = copy.deepcopy(start.network)
+    alpha_before = {layer: a.detach().clone() for layer, a in start.alpha.items()}
+    at = transcribe(case, run, start)
+    close(run.module.networks[0], at.network)
+    for layer, a in at.alpha.items():
+        torch.testing.assert_close(run.module.policy.alpha[layer], a, rtol=1e-8, atol=1e-8)  # type: ignore[index, union-attr]
+        assert not torch.equal(a, alpha_before[layer])
     with pytest.raises(AssertionError):
-        close(start, network)
+        close(before, at.network)  # two steps have moved it
 
 
-def test_darts_first_order(make: Callable[..., Run]) -> None:
-    run = make("darts", changes=CHANGES)
-    assert isinstance(run.module.policy, Softmax)
-    network = copy.deepcopy(run.module.networks[0]).double().train()
-    alpha = {layer: p.detach().clone().double().requires_grad_() for layer, p in run.module.policy.alpha.items()}
-    start = {layer: a.detach().clone() for layer, a in alpha.items()}
-    run.fit()
-    optimizer = Momentum(list(network.parameters()))
-    alpha_optimizer = torch.optim.Adam(list(alpha.values()), lr=3e-3, betas=(0.5, 0.999), weight_decay=1e-3)
-
-    def mixture(layer: str, ops: nn.ModuleDict, x: Tensor) -> Tensor:
-        shares = alpha[layer].exp() / alpha[layer].exp().sum()
-        return sum((s * op(x) for s, op in zip(shares, ops.values(), strict=True)), torch.zeros(()))
-
-    pairs = zip(batches(run, "train"), batches(run, "search"), strict=True)
-    for step, ((images, labels), (search_images, search_labels)) in enumerate(pairs):
-        # alpha, on the search split; the running statistics do not count this pass
-        buffers = {name: b.clone() for name, b in network.named_buffers()}
-        loss = F.cross_entropy(forward(network, search_images, mixture), search_labels)
-        gradients = torch.autograd.grad(loss, list(alpha.values()))
-        for a, g in zip(alpha.values(), gradients, strict=True):
-            a.grad = g
-        alpha_optimizer.step()
-        for name, b in network.named_buffers():
-            b.copy_(buffers[name])
-        # the weights, on the train split, with the new alpha
-        for parameter in network.parameters():
-            parameter.grad = None
-        F.cross_entropy(forward(network, images, mixture), labels).backward()
-        norm = torch.stack([p.grad.norm() for p in network.parameters() if p.grad is not None]).norm()
-        for parameter in network.parameters():
-            if parameter.grad is not None:
-                parameter.grad *= min(1.0, 5.0 / (float(norm) + 1e-6))
-        optimizer.step(cosine_rate(step))
-    close(run.module.networks[0], network)
-    for layer, a in alpha.items():
-        torch.testing.assert_close(run.module.policy.alpha[layer], a, rtol=1e-8, atol=1e-8, check_dtype=True)
-        assert not torch.equal(a, start[layer])
-    assert len(batch_norms(network)) == 10
+def test_every_recipe_has_its_transcript() -> None:
+    shipped = {path.stem for path in Path("recipes/algorithms").glob("*.yaml")}
+    assert shipped == {case.recipe for case in CASES.values()} | set(TOLD_ELSEWHERE)
