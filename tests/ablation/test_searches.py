@@ -1,7 +1,7 @@
 """Ablations of searches and of what a child's training does to the reward."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ from nastricks.ablation.evidence import read_evidence
 from nastricks.ablation.runner import plan, run_ablation
 from nastricks.ablation.statistics import effects
 from nastricks.errors import InputError
+from nastricks.modules import Calibration
 from nastricks.ranking.metrics import kendall_tau
+from nastricks.recipe import resolve
 from nastricks.search import trained_child
+from nastricks.search.algorithm import Proposal
 from nastricks.search.engine import InProcess
 from nastricks.search.reward import Measured
 from nastricks.search.trained_child import ChildTask
@@ -163,23 +166,29 @@ def test_what_cannot_be_is_refused(change: dict[str, Any], match: str, tmp_path:
 CHILDREN = {
     "name": "children",
     "stack": ["recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml", "recipes/child/tiny64.yaml"],
-    "arms": {"short": {"set": {"trainer.max_epochs": 2}}},
+    "arms": {
+        "short": {"set": {"trainer.max_epochs": 2}},
+        "short_calibrated": {"set": {"trainer.max_epochs": 2}, "tricks": {"bn_calibration": {"batches": 2}}},
+    },
     "children": "24",
     "truth_arm": "base",
     "seeds": 3,
     "metrics": {"gt_tau": "max", "mean_accuracy": "max"},
 }
+ARMS = ("base", "short", "short_calibrated")
+
+Train = Callable[[ChildTask, Sequence[Calibration | None]], list[Measured]]
 
 
-def killed_after(count: int, train: Callable[[ChildTask], Measured]) -> Callable[[ChildTask], Measured]:
+def killed_after(count: int, train: Train) -> Train:
     """A training that is interrupted once it was called so often."""
     calls: list[str] = []
 
-    def mortal(task: ChildTask) -> Measured:
+    def mortal(task: ChildTask, calibrations: Sequence[Calibration | None]) -> list[Measured]:
         if len(calls) == count:
             raise KeyboardInterrupt
         calls.append(task.architecture)
-        return train(task)
+        return train(task, calibrations)
 
     return mortal
 
@@ -187,22 +196,22 @@ def killed_after(count: int, train: Callable[[ChildTask], Measured]) -> Callable
 def test_children_are_judged_by_the_other_seeds_of_the_truth_arm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train(task: ChildTask) -> Measured:
+    def train(task: ChildTask, calibrations: Sequence[Calibration | None]) -> list[Measured]:
         rng = np.random.default_rng(
             [task.config.seed_everything, int(task.architecture), task.config.trainer.max_epochs]
         )
-        return Measured(int(task.architecture) / 500 + 0.1 * rng.random(), 1.0, 0.5)
+        accuracy = int(task.architecture) / 500 + 0.1 * rng.random()
+        return [Measured(accuracy + 0.1 * (calibration is not None), 1.0, 0.5) for calibration in calibrations]
 
-    monkeypatch.setattr("nastricks.ablation.trial.train_child", killed_after(30, train))
+    monkeypatch.setattr("nastricks.ablation.trial.train_and_score", killed_after(30, train))
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, CHILDREN)
-    monkeypatch.setattr(
-        "nastricks.ablation.trial.train_child", killed_after(6 * 24 - 30, train)
-    )  # none is trained twice
+    # None is trained twice: two trainings a seed for three arms.
+    monkeypatch.setattr("nastricks.ablation.trial.train_and_score", killed_after(2 * 3 * 24 - 30, train))
     out = run(tmp_path, CHILDREN)
     read = {
         (arm, seed): pd.read_csv(out / f"trials/{arm}/seed={seed}/ranking.csv", dtype={"architecture": str})
-        for arm in ("base", "short")
+        for arm in ARMS
         for seed in range(3)
     }
     assert all(len(frame) == 24 for frame in read.values())
@@ -212,4 +221,23 @@ def test_children_are_judged_by_the_other_seeds_of_the_truth_arm(
         assert frame["truth"].to_numpy() == pytest.approx(truth)
         tau = kendall_tau(frame["accuracy"].to_numpy(), truth)
         assert results.loc[(arm, seed), "gt_tau"] == pytest.approx(tau, abs=1e-6)
-    assert trained_child.train_child is not train
+    gain = results.loc["short_calibrated", "mean_accuracy"] - results.loc["short", "mean_accuracy"]
+    assert gain.to_numpy() == pytest.approx(0.1)
+    shared = json.loads((out / "trials/short_calibrated/seed=0/result.json").read_text())["shared_training"]
+    assert shared == "short"
+
+
+def test_children_that_share_a_training_score_as_those_of_their_own(tmp_path: Path) -> None:
+    small = {"data.init_args.train_size": 64, "trainer.max_epochs": 2, "trainer.accelerator": "cpu"}
+    content = {**CHILDREN, "set": small, "seeds": 2, "children": "2"}
+    content["arms"] = {"calibrated": {"tricks": {"bn_calibration": {"batches": 2}}}}
+    out = run(tmp_path, content)
+    results = pd.read_csv(out / "results.csv").set_index(["arm", "seed"])
+    for arm in ("base", "calibrated"):
+        config = resolve([out / f"trials/{arm}/seed=1/config.yaml"])
+        for row in pd.read_csv(out / f"trials/{arm}/seed=1/ranking.csv", dtype={"architecture": str}).itertuples():
+            name = str(row.architecture)
+            own = trained_child.train_child(ChildTask(config, Proposal(tuple(int(d) - 1 for d in name)), name))
+            assert own.accuracy == pytest.approx(row.accuracy)
+            assert own.loss == pytest.approx(row.loss)
+    assert not np.allclose(results.loc["base", "mean_loss"], results.loc["calibrated", "mean_loss"])

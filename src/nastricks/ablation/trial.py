@@ -5,7 +5,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from nastricks.search.algorithm import Proposal
 from nastricks.search.engine import InProcess, Stopwatch
 from nastricks.search.loop import Search
 from nastricks.search.recipe import dump_any, searches
-from nastricks.search.trained_child import ChildTask, train_child
+from nastricks.search.trained_child import ChildTask, train_and_score
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def run_training(training: Training) -> list[dict[str, Any]]:
     if searches(training.arms[leader]):
         return [_searched(training, arm, watch) for arm in missing]
     if training.truth_arm is not None:
-        return [_children(training, arm, watch) for arm in missing]
+        return _children(training, missing, watch)
     place = trial_folder(training.folder, leader, training.seed)
     if leader in missing:
         shutil.rmtree(place, ignore_errors=True)  # what a killed run left
@@ -104,32 +104,44 @@ def _searched(training: Training, arm: str, watch: Stopwatch) -> dict[str, Any]:
     return result
 
 
-def _children(training: Training, arm: str, watch: Stopwatch) -> dict[str, Any]:
-    """The same random children trained alone under an arm's recipe; the runner judges their ranking by `truth_arm`.
+def _children(training: Training, arms: Sequence[str], watch: Stopwatch) -> list[dict[str, Any]]:
+    """The same random children trained alone, once for all `arms`; the runner judges their ranking by `truth_arm`.
 
-    Each child is written when it is trained, so that a killed trial goes on with the next one.
+    A child is written when it is trained, so that a killed trial goes on with the next one.
     """
-    place = trial_folder(training.folder, arm, training.seed)
+    leader = next(iter(training.arms))
     try:
-        config = with_seed(training.arms[arm], training.seed)
-        space = build(config, None, quiet=True).module.space
-        rows = []
-        for architecture in picked(space, training.children, seed=0):
+        configs = {arm: with_seed(training.arms[arm], training.seed) for arm in arms}
+        space = build(configs[arms[0]], None, quiet=True).module.space
+        chosen = picked(space, training.children, seed=0)
+        for architecture in chosen:
             name = space.format(architecture)
-            kept = place / "children" / f"{name}.json"
-            if not kept.is_file():
-                measured = train_child(ChildTask(config, Proposal(architecture), name))
-                columns = {"accuracy": measured.accuracy, "loss": measured.loss, "status": measured.status}
-                write_json(kept, {"architecture": name, **columns, "seconds": measured.seconds})
-            rows.append(json.loads(kept.read_text()))
-        frame = pd.DataFrame(rows)
-        write_csv(place / "ranking.csv", frame)
-        write_text(place / "config.yaml", dump_any(config))
+            files = {arm: _child_file(training, arm, name) for arm in arms}
+            missing = [arm for arm in arms if not files[arm].is_file()]
+            if missing:
+                task = ChildTask(configs[missing[0]], Proposal(architecture), name)
+                scores = train_and_score(task, [calibration_of(configs[arm]) for arm in missing])
+                for arm, measured in zip(missing, scores, strict=True):
+                    write_json(files[arm], {"architecture": name, **asdict(measured)})
     except Exception as error:
-        return _failed(training, arm, arm, error, watch.seconds())
+        return [_failed(training, arm, leader, error, watch.seconds()) for arm in arms]
+    return [_collected(training, arm, leader, configs[arm], list(map(space.format, chosen))) for arm in arms]
+
+
+def _child_file(training: Training, arm: str, name: str) -> Path:
+    return trial_folder(training.folder, arm, training.seed) / "children" / f"{name}.json"
+
+
+def _collected(training: Training, arm: str, leader: str, config: Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """The result of an arm whose children are trained."""
+    place = trial_folder(training.folder, arm, training.seed)
+    frame = pd.DataFrame([json.loads(_child_file(training, arm, name).read_text()) for name in names])
+    write_csv(place / "ranking.csv", frame)
+    write_text(place / "config.yaml", dump_any(config))
     means = {f"mean_{column}": float(frame[column].mean()) for column in ("accuracy", "loss")}
     diverged = {"diverged": float((frame["status"] == "diverged").sum())}
-    result = _result(training, arm, float(frame["seconds"].sum()), {**means, **diverged})
+    shared = None if arm == leader else leader
+    result = _result(training, arm, float(frame["seconds"].sum()), {**means, **diverged}, shared_training=shared)
     _track(training, arm, arm, config, result, None)
     write_json(place / "result.json", result)
     return result

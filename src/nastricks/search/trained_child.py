@@ -1,7 +1,6 @@
 """Rewards from children trained alone, on the engine that the search runs on."""
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +8,12 @@ from typing import Any
 from jsonargparse import Namespace
 
 from nastricks.errors import InputError
-from nastricks.modules import ChildModule
+from nastricks.modules import Calibration, ChildModule
 from nastricks.ranking.evaluate import score_children
 from nastricks.recipe import with_seed
-from nastricks.run import build, calibration_of
+from nastricks.run import Run, build, calibration_of
 from nastricks.search.algorithm import Proposal
-from nastricks.search.engine import Engine, Lost
+from nastricks.search.engine import Engine, Lost, Stopwatch
 from nastricks.search.reward import Measured, Resource, Reward, Setting, Status
 
 
@@ -74,20 +73,33 @@ class TrainedChild(Reward):
 
 
 def train_child(task: ChildTask) -> Measured:
-    """Train one child alone and score it on the validation split."""
-    start = time.perf_counter()
+    """Train one child alone and score it on the validation split, calibrated as its recipe says."""
+    (measured,) = train_and_score(task, [calibration_of(task.config)])
+    return measured
+
+
+def train_and_score(task: ChildTask, calibrations: Sequence[Calibration | None]) -> list[Measured]:
+    """Train one child alone, once, and score it on the validation split under each calibration.
+
+    The seconds of a score are those of the training and its own.
+    """
+    watch = Stopwatch()
     config = task.config.clone()
     config.model.init_args.architecture = task.architecture
     if task.proposal.epochs is not None:
         config.trainer.max_epochs = task.proposal.epochs
     run = build(config, None, quiet=True)
     run.fit()
+    seconds = watch.seconds()
+    return [_scored(run, calibration, seconds) for calibration in calibrations]
+
+
+def _scored(run: Run, calibration: Calibration | None, training_seconds: float) -> Measured:
+    watch = Stopwatch()
     module: Any = run.module
-    calibration = calibration_of(config)
     extra = run.data.calibration_batches(calibration.batches) if calibration is not None else []
     architecture = module.policy.architecture
     batches = run.data.evaluation_batches("validation")
     score = score_children(module.space, module.networks[0], [architecture], batches, extra)[architecture]
-    seconds = time.perf_counter() - start
     status: Status = "done" if math.isfinite(score.loss) else "diverged"
-    return Measured(score.accuracy, score.loss, seconds, status)
+    return Measured(score.accuracy, score.loss, training_seconds + watch.seconds(), status)
