@@ -52,6 +52,8 @@ def rows(images: torch.Tensor) -> set[tuple[float, ...]]:
 def test_spec_is_known_before_anything_is_read() -> None:
     assert Digits(root="/nowhere").spec == ImageSpec(1, 8, 10)
     assert Digits(resolution=12).spec == ImageSpec(1, 12, 10)
+    assert Digits(resolution=0.5).spec == ImageSpec(1, 4, 10)
+    assert Digits(resolution=0.01).spec == ImageSpec(1, 1, 10)
 
 
 def test_defaults_cut_the_digits_into_four_disjoint_splits_that_hold_them_all() -> None:
@@ -211,6 +213,7 @@ def test_chunks_cut_a_batch_without_loss() -> None:
         ({"eval_batch_size": 0}, "eval_batch_size 0 is too small"),
         ({"crop_padding": -1}, "crop_padding -1 is too small"),
         ({"resolution": 0}, "resolution 0 is too small"),
+        ({"resolution": 4.5}, "resolution 4.5 is no number of pixels"),
         ({"train_size": 0}, "train_size 0 leaves nothing"),
         ({"search_size": -3}, "search_size -3 is negative"),
         ({"fraction": 0.0}, "fraction 0.0 lies outside"),

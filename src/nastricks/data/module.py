@@ -32,6 +32,17 @@ class Description:
     flip: bool
 
 
+def _side(resolution: int | float | None, native: int) -> int:
+    """The side in pixels that a `resolution` asks for."""
+    if resolution is None:
+        return native
+    if 0 < resolution < 1:
+        return max(1, round(native * resolution))
+    if resolution != int(resolution):
+        raise InputError(f"resolution {resolution} is no number of pixels: choose a whole one, or a part below 1")
+    return int(resolution)
+
+
 class TensorDataModule(pl.LightningDataModule):
     """A classification data set of square images in memory, split into train, search, validation and test.
 
@@ -56,7 +67,7 @@ class TensorDataModule(pl.LightningDataModule):
         test_size: int | None = None,
         stratified: bool = False,
         fraction: float = 1.0,
-        resolution: int | None = None,
+        resolution: int | float | None = None,
         crop_padding: int | None = None,
         flip: bool | None = None,
         seed: int = 0,
@@ -75,7 +86,8 @@ class TensorDataModule(pl.LightningDataModule):
             stratified: whether each split holds the classes in proportion.
             fraction: the part of the train and search splits that is used, in (0, 1]; a smaller one is contained in
                 a larger one, and the other splits stay as they are.
-            resolution: the side in pixels that images are resized to; None keeps the native one.
+            resolution: the side in pixels that images are resized to, or below 1 a part of the native side (0.5: half
+                of it, rounded); None keeps the native one.
             crop_padding: training images are shifted by up to this many pixels, 0 for none.
             flip: whether training images are mirrored at random.
             seed: keys the order of the batches and the augmentation.
@@ -97,8 +109,7 @@ class TensorDataModule(pl.LightningDataModule):
         self.flip = default.flip if flip is None else flip
         self.seed = seed
         self.split_seed = split_seed
-        size = default.spec.size if resolution is None else resolution
-        self._spec = ImageSpec(default.spec.channels, size, default.spec.classes)
+        self._spec = ImageSpec(default.spec.channels, _side(resolution, default.spec.size), default.spec.classes)
         self._check()
         self._store: ImageStore | None = None
         self._orders: dict[Split, tuple[int, Tensor]] = {}
