@@ -14,6 +14,7 @@ FLOORS = (
     ("policies", "sharing"),
     ("estimators", "derivations"),
     ("modules",),
+    ("stacking",),
     ("recipe", "run"),
     ("ranking",),
     ("search",),

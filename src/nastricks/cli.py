@@ -171,7 +171,8 @@ def parser() -> argparse.ArgumentParser:
     ablate.add_argument("files", nargs="+", metavar="FILE", help="ablations; several share their workers")
     ablate.add_argument("--workers", type=int, metavar="N", help="Ray workers (default: this process)")
     ablate.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster")
-    ablate.add_argument("-c", "--config", action="append", default=[], metavar="FILE", help="stack onto the base")
+    stack(ablate)
+    ablate.add_argument("--without", action="append", default=[], metavar="ARM", help="leave an arm out; repeatable")
     ablate.add_argument("--out", metavar="DIR", help="folder (default: runs/<the file's name>)")
 
     report = command("report", "ablate:report", "rebuild effects.csv and report.html from finished trials")

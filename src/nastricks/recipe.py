@@ -22,6 +22,7 @@ from nastricks.modules import TrainingModule
 from nastricks.modules.registry import tricks as all_tricks
 from nastricks.modules.tracking import WandbTracking
 from nastricks.spaces import Space
+from nastricks.stacking import RecipeFile, classes_as_files
 
 # Lightning announces devices, advertises loggers and repeats its stopping rule at every fit.
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -50,6 +51,12 @@ class RecipeParser(LightningArgumentParser):
         kwargs["exit_on_error"] = False
         super().__init__(*args, **kwargs)
         self.allow_abbrev = False  # a key that is not spelt out is an unknown key
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        """As everywhere, but for the option of configuration files, which LightningCLI adds too: see `RecipeFile`."""
+        if kwargs.get("action") is ActionConfigFile:
+            kwargs["action"] = RecipeFile
+        return super().add_argument(*args, **kwargs)
 
 
 def add_arguments(parser: LightningArgumentParser, *, trains: bool = True) -> None:
@@ -110,7 +117,7 @@ def resolve(
     args = [arg for file in files for arg in ("-c", str(locate(file)))] + list(overrides)
     check_names(args, keys)
     try:
-        config = grammar().parse_args(args)
+        config = grammar().parse_args(classes_as_files(args))
     except ArgumentError as error:
         raise refused(error) from error
     config.pop("config", None)
@@ -121,6 +128,7 @@ def resolve(
 def _space_parser() -> LightningArgumentParser:
     """A parser of the space and the data alone; other keys of a recipe are passed over by `space_and_spec`."""
     made = RecipeParser()
+    made.add_argument("-c", "--config", action=ActionConfigFile)
     made.add_subclass_arguments(Space, "space", required=True)
     made.add_subclass_arguments(TensorDataModule, "data", required=False)
     return made
@@ -135,10 +143,10 @@ def space_and_spec(files: Sequence[str | Path], overrides: Sequence[str] = ()) -
     args: list[str] = []
     check_names([part for file in files for part in ("-c", str(locate(file)))])
     for file in files:
-        content = read_yaml(file)
-        args += [f"--{key}={json.dumps(content[key])}" for key in ("space", "data") if content.get(key)]
+        content = {key: value for key, value in read_yaml(file).items() if key in ("space", "data")}
+        args += ["-c", json.dumps(content)]
     try:
-        config = _space_parser().parse_args([*args, *overrides])
+        config = _space_parser().parse_args([*args, *classes_as_files(overrides)])
     except ArgumentError as error:
         raise refused(error) from error
     made = _space_parser().instantiate(config)

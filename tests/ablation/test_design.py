@@ -159,3 +159,13 @@ def test_refused_in_one_sentence(read: Read, content: dict[str, Any], words: str
     with pytest.raises(InputError, match=words) as refusal:
         read(**content)
     assert "\n" not in str(refusal.value)
+
+
+def test_arms_can_be_left_out(read: Read) -> None:
+    content = {"arms": {"sam": ["sam"], "mixup": ["mixup"], "both": {"against": "sam", "tricks": ["sam", "mixup"]}}}
+    design = read(**content)
+    assert list(design.without(["mixup", "both"]).arms) == ["base", "sam"]
+    assert design.without(["both"]).left_out == ("both",)
+    for name, words in (("sma", "did you mean 'sam'"), ("base", "cannot be left out"), ("sam", "cannot be left out")):
+        with pytest.raises(InputError, match=words):
+            design.without([name])

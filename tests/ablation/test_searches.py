@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 from nastricks.ablation.answer import answer
 from nastricks.ablation.design import read_design
 from nastricks.ablation.evidence import read_evidence
+from nastricks.ablation.report import command
 from nastricks.ablation.runner import plan, run_ablation
 from nastricks.ablation.statistics import effects
 from nastricks.errors import InputError
@@ -159,6 +161,31 @@ def test_what_cannot_be_is_refused(change: dict[str, Any], match: str, tmp_path:
     file.write_text(yaml.safe_dump({**SEARCHES, **change}))
     with pytest.raises(InputError, match=match):
         plan(read_design(file), file)
+
+
+def test_what_is_given_with_the_command_changes_the_base_and_not_what_an_arm_says(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({**SEARCHES, "metrics": {"mean_best_true": "max"}}, sort_keys=False))
+    design = read_design(file).without(["evolution"])
+    planned = plan(design, file, ["recipes/data/digits_1024.yaml"], ["--search.evaluations=20"])
+    assert {config.search.evaluations for config in planned.configs.values()} == {20}
+    assert {config.data.init_args.train_size for config in planned.configs.values()} == {1024}
+    assert planned.configs["fast"].search.algorithm.init_args.optimizer.init_args.lr == 0.1
+    out = tmp_path / "out"
+    run_ablation(replace(planned, design=replace(design, seeds=(0,))), out, InProcess())
+    assert command(yaml.safe_load((out / "ablation.yaml").read_text())) == (
+        "nastricks ablate searches.yaml -c recipes/data/digits_1024.yaml --without evolution --search.evaluations=20"
+    )
+
+
+def test_a_trick_of_an_arm_is_not_set_with_the_command(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    content = {"stack": CHILDREN["stack"], "seeds": 5, "arms": {"sam": ["sam"]}, "metrics": {"accuracy": "max"}}
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match="says itself in which arms sam is on"):
+        plan(read_design(file), file, (), ["--tricks.sam.rho=0.2"])
+    planned = plan(read_design(file), file, (), ["--tricks.mixup.alpha=0.5"])
+    assert all(config.tricks.mixup.init_args.alpha == 0.5 for config in planned.configs.values())
 
 
 # What a child's training does to the reward.

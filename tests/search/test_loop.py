@@ -71,6 +71,7 @@ def test_what_is_told_equals_what_was_evaluated() -> None:
     assert metrics["best_true"] == best[-1]
     assert [metrics[f"best_true_at_{n}"] for n in (10, 20, 50)] == [best[n - 1] for n in (10, 20, 50)]
     assert metrics["mean_best_true"] == pytest.approx(np.mean(best))
+    assert metrics["final_reward"] == pytest.approx(rows["reward"][-6:].mean())
     reached = [n + 1 for n, value in enumerate(best) if value >= 0.955]
     assert metrics["evaluations_to_goal"] == (reached[0] if reached else 60)
     assert metrics["goal_reached"] == bool(reached)

@@ -54,11 +54,29 @@ class Design:
     table: str | None
     children: str
     truth_arm: str | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def against(self) -> dict[str, str]:
         """Arm -> the arm that it is judged against, for those that are not judged against base."""
         return {name: arm.against for name, arm in self.arms.items() if arm.against != BASE}
+
+    def without(self, arms: Iterable[str]) -> "Design":
+        """The same ablation without some arms.
+
+        Raises:
+            InputError: an arm that is not there, or on which another part of the ablation rests.
+        """
+        left_out = tuple(arms)
+        for name in left_out:
+            if name not in self.arms:
+                raise unknown(f"arm of {self.name}:", name, self.arms)
+        kept = {name: arm for name, arm in self.arms.items() if name not in left_out}
+        named = {BASE, *(arm.against for arm in kept.values()), self.truth_arm}
+        for name in left_out:
+            if name in named or any(name in interaction[1:] for interaction in self.interactions):
+                raise InputError(f"arm {name} of {self.name} cannot be left out: others are judged against it")
+        return replace(self, arms=kept, left_out=left_out)
 
 
 def read_design(file: str | Path) -> Design:

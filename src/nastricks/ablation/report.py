@@ -5,6 +5,7 @@ stranger cannot call home either.
 """
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def render(evidence: Evidence) -> str:
         panels={panel.key: panel for panel in panels(evidence)},
         cost=cost_table(evidence.done, list(evidence.arms)),
         failures=[trial for trial in evidence.trials if trial.error],
-        command=f"nastricks ablate {recipe_file(config)}",
+        command=command(config),
         plotlyjs=Markup(get_plotlyjs()),
     )
 
@@ -104,6 +105,11 @@ def cost_table(done: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
             {a: p[a].mean() / p["base"].mean() for a, p in paired.items()}, dtype=float
         )
     return table
+
+
+def command(config: Mapping[str, Any]) -> str:
+    """The line that runs the ablation again, with what was stacked onto its base."""
+    return shlex.join(["nastricks", "ablate", recipe_file(config), *map(str, config.get("given") or [])])
 
 
 def recipe_file(config: Mapping[str, Any]) -> str:

@@ -42,6 +42,7 @@ class Plan:
     file: Path
     extra: tuple[str, ...]
     configs: Mapping[str, Namespace]
+    overrides: tuple[str, ...] = ()
 
     def trainings(self, folder: Path) -> list[Training]:
         """All trainings, seed by seed; arms that differ only in what happens after training share one."""
@@ -57,13 +58,17 @@ class Plan:
         ]
 
 
-def plan(design: Design, file: str | Path, extra: Sequence[str] = ()) -> Plan:
+def plan(design: Design, file: str | Path, extra: Sequence[str] = (), overrides: Sequence[str] = ()) -> Plan:
     """Resolve and check every arm before anything runs.
+
+    `extra` are files stacked onto the base, `overrides` keys set for the base (``--a.b value``); what an arm says
+    itself comes on top.
 
     Raises:
         InputError: two arms that resolve to the same setting, a trick that cannot act, a metric that is not known.
     """
-    configs = {arm: arm_config(design, settings, extra) for arm, settings in design.arms.items()}
+    _refuse_tricks_of_arms(design, overrides, str(file))
+    configs = {arm: arm_config(design, settings, extra, overrides) for arm, settings in design.arms.items()}
     seen: dict[str, str] = {}
     for arm, config in configs.items():
         text = dump_any(config)
@@ -79,11 +84,19 @@ def plan(design: Design, file: str | Path, extra: Sequence[str] = ()) -> Plan:
         for metric in design.metrics if arm == BASE else ():
             if metric not in known:
                 raise unknown(f"metric in {file}:", metric, known)
-    return Plan(design, locate(file), tuple(extra), configs)
+    return Plan(design, locate(file), tuple(extra), configs, tuple(overrides))
 
 
-def arm_config(design: Design, arm: Arm, extra: Sequence[str]) -> Namespace:
-    """The base stack with an arm's files, tricks and keys on top."""
+def _refuse_tricks_of_arms(design: Design, overrides: Sequence[str], file: str) -> None:
+    named = {trick for arm in design.arms.values() for trick in arm.tricks}
+    for override in overrides:
+        trick = override.partition("=")[0].removeprefix("--tricks.").partition(".")[0]
+        if override.startswith("--tricks.") and trick in named:
+            raise InputError(f"{file} says itself in which arms {trick} is on, and how: change it there")
+
+
+def arm_config(design: Design, arm: Arm, extra: Sequence[str], given: Sequence[str] = ()) -> Namespace:
+    """The base stack with an arm's files, tricks and keys on top; `given` overrides stand between base and arm."""
     overrides: list[str] = []
     for name, settings in arm.tricks.items():
         if settings is None:
@@ -92,9 +105,12 @@ def arm_config(design: Design, arm: Arm, extra: Sequence[str]) -> Namespace:
             recipe = (yaml.safe_load(locate(f"tricks/{name}.yaml").read_text()) or {}) if _ships(name) else {}
             whole = {**((recipe.get("tricks") or {}).get(name) or {}), **settings}
             overrides.append(f"--tricks.{name}={json.dumps(_consistent(name, whole, settings))}")
-    for key, value in {**design.set, **arm.set}.items():
-        overrides.append(f"--{key}={json.dumps(value) if not isinstance(value, str) else value}")
+    overrides += [*_as_overrides(design.set), *given, *_as_overrides(arm.set)]
     return resolve_any([*design.stack, *arm.stack, *extra], overrides)
+
+
+def _as_overrides(keys: Mapping[str, Any]) -> list[str]:
+    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in keys.items()]
 
 
 def _ships(trick: str) -> bool:
@@ -227,6 +243,11 @@ def _described(planned: Plan) -> dict[str, Any]:
         "truth_arm": design.truth_arm,
         "interactions": [list(quadruple) for quadruple in design.interactions],
         "stack": {_recipe_name(f): f.read_text() for f in files},
+        "given": [
+            *(part for f in planned.extra for part in ("-c", _recipe_name(locate(f)))),
+            *(part for arm in design.left_out for part in ("--without", arm)),
+            *planned.overrides,
+        ],
         "versions": {name: _version(name) for name in PACKAGES}
         | {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"},
     }

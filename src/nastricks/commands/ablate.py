@@ -1,7 +1,6 @@
 """`nastricks ablate` and `nastricks report`."""
 
 import argparse
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -19,14 +18,14 @@ def ablate(arguments: argparse.Namespace) -> int:
         raise InputError("--out names the folder of one ablation, and several are given: leave it out")
     with closing(engine(arguments.workers, arguments.ray)) as runs:
         for file in arguments.files:
-            _ablate(file, arguments.config, arguments.out, runs)
+            _ablate(file, arguments, runs)
     return 0
 
 
-def _ablate(file: str, extra: Sequence[str], out: str | None, runs: Engine) -> None:
-    design = read_design(file)
-    planned = plan(design, file, extra)
-    folder = Path(out) if out else Path("runs") / design.name
+def _ablate(file: str, arguments: argparse.Namespace, runs: Engine) -> None:
+    design = read_design(file).without(arguments.without)
+    planned = plan(design, file, arguments.config, arguments.overrides)
+    folder = Path(arguments.out) if arguments.out else Path("runs") / design.name
     with progress(design.name, len(planned.trainings(folder))) as (bar, number):
 
         def done(training: Training, line: str) -> None:

@@ -6,6 +6,7 @@ from jsonargparse import ArgumentError
 
 from nastricks.recipe import check_names, locate, refused
 from nastricks.run import RecipeCLI
+from nastricks.stacking import classes_as_files
 
 
 def fit(arguments: list[str]) -> int:
@@ -16,7 +17,7 @@ def fit(arguments: list[str]) -> int:
             located[position + 1] = str(locate(arguments[position + 1]))
     check_names(located)
     try:
-        cli = RecipeCLI(located)
+        cli = RecipeCLI(classes_as_files(located))
     except ArgumentError as error:
         raise refused(error) from error
     if cli.subcommand == "fit" and cli.trainer.is_global_zero:

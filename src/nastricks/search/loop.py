@@ -31,6 +31,7 @@ from nastricks.spaces import Architecture, Cost, Space
 CHECKPOINTS = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 """Numbers of evaluations at which the best so far is a metric of its own."""
 
+COUNTED = ("repeats", "diverged", "child_seconds")
 CURVE_POINTS = 100
 SECONDS_BETWEEN_WRITES = 5.0
 
@@ -218,14 +219,15 @@ class Search:
         told = "true" if self.truth is not None or hasattr(self.space, "objective") else "reward"
         names = [f"best_{told}", *(f"best_{told}_at_{n}" for n in CHECKPOINTS if n <= self.budget), f"mean_best_{told}"]
         names += ["evaluations_to_goal", "goal_reached"] if self.config.search.goal is not None else []
-        return [*dict.fromkeys([*names, "best_reward", "mean_reward", "repeats", "diverged", "child_seconds"])]
+        return [*dict.fromkeys([*names, "best_reward", "mean_reward", "final_reward", *COUNTED])]
 
     def metrics(self) -> dict[str, float]:
         """What the search reached: `best_true` is the true accuracy of the one with the highest reward so far.
 
         `best_true_at_N` after N full evaluations, `mean_best_true` the mean over all numbers of evaluations up to the
         budget (the area under the curve), `evaluations_to_goal` where `search.goal` is set: the budget where it was
-        never reached, and `goal_reached` tells the two apart. Without a truth, the same of the reward.
+        never reached, and `goal_reached` tells the two apart. Without a truth, the same of the reward. `final_reward`
+        is the mean of the last tenth of the evaluations: what the algorithm has learnt to propose.
         """
         told = "true" if self._best[-1].truth is not None else "reward"
         value = {e.number: e.reward if e.truth is None else e.truth for e in self._best}
@@ -240,7 +242,9 @@ class Search:
             found["evaluations_to_goal"] = float(math.ceil(reached[0])) if reached else float(self.budget)
             found["goal_reached"] = float(bool(reached))
         found["best_reward"] = self._best[-1].reward
-        found["mean_reward"] = float(np.mean([e.reward for e in self.evaluations]))
+        rewards = [e.reward for e in self.evaluations]
+        found["mean_reward"] = float(np.mean(rewards))
+        found["final_reward"] = float(np.mean(rewards[-max(1, len(rewards) // 10) :]))
         found["repeats"] = float(np.mean([e.repeat for e in self.evaluations]))
         found["diverged"] = float(sum(e.status == "diverged" for e in self.evaluations))
         found["child_seconds"] = float(sum(e.seconds for e in self.evaluations if not e.repeat))
