@@ -36,7 +36,7 @@ COUNTS = {
     "sharing": 1,
     "spaces": 8,
     "stacks": 2,
-    "tricks": 9,
+    "tricks": 10,
 }
 ARMS = {
     "child_reward": 11,

@@ -44,6 +44,7 @@ class Settings:
     refuses: dict[str, str] = field(default_factory=dict)
     acts_at_neutral: bool = False
     documented: dict[str, Any] = field(default_factory=dict)  # arguments whose value in the recipe is no default
+    steps: int = 2  # within which it has acted, and let others act
 
 
 SETTINGS: dict[str, Settings] = {
@@ -53,12 +54,16 @@ SETTINGS: dict[str, Settings] = {
     "drop_path": Settings({"probability": 0.5}),
     "ghost_batch_norm": Settings({"size": 8}),
     "mixup": Settings({"alpha": 1.0}),
+    "resource_penalty": Settings(
+        {"weight": 1.0}, {"spos": "UniformPath has no parameters", "child": "Fixed has no parameters"}
+    ),
     "sam": Settings({"rho": 0.05}, acts_at_neutral=True, documented={"rho": 0.05}),
     "sgdr": Settings({"t_0": 1}),
     "weight_warmup": Settings(
         {"epochs": 1},
         {"spos": "UniformPath has no parameters", "child": "Fixed has no parameters"},
         documented={"fraction": 0.3},
+        steps=6,
     ),
 }
 NAMES = sorted(tricks())
@@ -241,9 +246,10 @@ def test_runs_in_bf16(name: str, stack: str, make: Callable[..., Run]) -> None:
 @pytest.mark.parametrize(("one", "other"), list(itertools.combinations([n for n in NAMES if n in SETTINGS], 2)))
 def test_pairs_survive(one: str, other: str, make: Callable[..., Run]) -> None:
     chosen = {name: settings_of(name).arguments for name in (one, other)}
-    run = make("darts", chosen, {"trainer.max_steps": 2})
+    steps = max(settings_of(name).steps for name in chosen)
+    run = make("darts", chosen, {"trainer.max_steps": steps})
     run.fit()
-    assert run.module.steps_seen == 2
+    assert run.module.steps_seen == steps
     assert {t.name for t in run.tricks if t.acts > 0 or t.after_training} == {one, other}
     assert all(value.isfinite().all() for value in state(run).values())
 

@@ -193,6 +193,8 @@ class TrainingModule(pl.LightningModule):
 
         def compute() -> Tensor:
             step.weight_optimizer.zero_grad(set_to_none=True)
+            if joined:  # what tricks add to the policy's loss reaches its parameters here, the gates' part below
+                self.policy.zero_grad(set_to_none=True)
             hits: list[Tensor] = []
             loss = self._accumulate(gate_sets if leaves is None else leaves.renewed(), step, joined, hits)
             if not correct:  # the accuracy noted is that of the first pass
@@ -201,7 +203,6 @@ class TrainingModule(pl.LightningModule):
 
         loss = self.points.around_gradients(compute, self, now)()
         if leaves is not None:
-            self.policy.zero_grad(set_to_none=True)
             leaves.backward()
         if self.gradient_clip_val is not None:
             torch.nn.utils.clip_grad_norm_(self.networks.parameters(), self.gradient_clip_val)

@@ -3,9 +3,11 @@
 from nastricks.spaces.base import Cost, Edge, Space
 from nastricks.spaces.choices import Allowed, Architecture, Choice, Option
 from nastricks.spaces.darts import DARTS
+from nastricks.spaces.latency import Measurement, Stopwatch, measure_latency, read_latency, write_latency
 from nastricks.spaces.nasbench201 import NASBench201
 from nastricks.spaces.nasnet import NASNet
 from nastricks.spaces.network import Gate, GatedOps, Gates, Network, Plain, Segment
+from nastricks.spaces.option_costs import OptionCosts, option_costs
 from nastricks.spaces.sequence import SequenceSpace
 from nastricks.spaces.tabular import Tabular
 from nastricks.spaces.tiny64 import Tiny64
@@ -21,15 +23,22 @@ __all__ = [
     "Gate",
     "GatedOps",
     "Gates",
+    "Measurement",
     "NASBench201",
     "NASNet",
     "Network",
     "Option",
+    "OptionCosts",
     "Plain",
     "Segment",
     "SequenceSpace",
     "Space",
+    "Stopwatch",
     "Tabular",
     "Tiny64",
     "WeightSharing64",
+    "measure_latency",
+    "option_costs",
+    "read_latency",
+    "write_latency",
 ]
