@@ -28,12 +28,12 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 FOUND = sorted(RECIPES.rglob("*.yaml"))
 COUNTS = {
     "ablations": 9,
-    "algorithms": 14,
+    "algorithms": 15,
     "child": 4,
     "data": 6,
     "loggers": 1,
     "search": 13,
-    "sharing": 1,
+    "sharing": 5,
     "spaces": 8,
     "stacks": 2,
     "tricks": 10,

@@ -231,6 +231,18 @@ class Spos(Case):
         return False
 
 
+class FairNAS(Spos):
+    """Four paths, each option of a layer in one of them; the gradients are added up."""
+
+    recipe = "fairnas"
+
+    def weights_loss(self, at: Plain) -> Tensor:
+        rng = at.moment("weights").generator("fair paths")
+        orders = {layer: torch.randperm(4, generator=rng).tolist() for layer in LAYERS}
+        paths: list[Weights] = [{layer: {order[i]: 1.0} for layer, order in orders.items()} for i in range(4)]
+        return sum((at.loss("train", path) for path in paths), torch.zeros((), dtype=torch.float64))
+
+
 class SecondOrder(Case):
     """By finite differences, as the paper's equation 8, with the virtual step of SGD with momentum."""
 
@@ -316,7 +328,17 @@ class Snas(Case):
 
 CASES: dict[str, Case] = {
     case.__class__.__name__: case
-    for case in (Spos(), Case(), SecondOrder(), ExactSecondOrder(), MixedLevel(), SingleLevel(), Gdas(), Snas())
+    for case in (
+        Spos(),
+        FairNAS(),
+        Case(),
+        SecondOrder(),
+        ExactSecondOrder(),
+        MixedLevel(),
+        SingleLevel(),
+        Gdas(),
+        Snas(),
+    )
 }
 TOLD_ELSEWHERE = {"enas": "tests/estimators/test_enas.py"}
 
@@ -370,7 +392,7 @@ def transcribe(case: Case, run: Run, start: Start) -> Plain:
         with torch.no_grad():
             gradients = [p.grad for p in at.network.parameters() if p.grad is not None]
             norm = torch.stack([g.norm() for g in gradients]).norm()
-            if case.recipe != "spos":
+            if case.recipe not in ("spos", "fairnas"):
                 for g in gradients:
                     g *= min(1.0, 5.0 / (float(norm) + 1e-6))
         if learns and case.joined and optimizer is not None:

@@ -64,6 +64,7 @@ class SupernetModule(TrainingModule):
             made_estimator = None if estimator is None else estimator(made)
         derivation = derivation or BestRanked()
         derivation.check(space, made)
+        sharing.check(made.mixed or made.weighted, type(made).__name__)
         with forked_rng(seed, "weights"):
             networks = sharing.networks(space, spec, made.allowed)
         if weights is not None:

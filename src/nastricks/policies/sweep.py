@@ -2,13 +2,10 @@
 
 import torch
 
-from nastricks.errors import InputError
 from nastricks.moment import Moment
 from nastricks.policies.base import Policy
 from nastricks.rng import generator
 from nastricks.spaces import Architecture, Gates, Space
-
-LARGEST = 100_000
 
 
 class Sweep(Policy):
@@ -24,11 +21,7 @@ class Sweep(Policy):
 
     def __init__(self, space: Space, shuffled: bool = True) -> None:
         super().__init__(space)
-        if space.size > LARGEST:
-            raise InputError(
-                f"policy Sweep trains every architecture in turn, and {space.name} has {space.size:,}: "
-                f"expected at most {LARGEST:,}; use UniformPath"
-            )
+        space.within(self.allowed)
         self.shuffled = shuffled
         self._within: tuple[dict[str, tuple[int, ...]], list[Architecture]] = ({}, [])
         self._order: tuple[tuple[int, int], list[int]] = ((-1, -1), [])
@@ -46,13 +39,5 @@ class Sweep(Policy):
     def _children(self) -> list[Architecture]:
         """The architectures that the mask allows, in lexicographic order; listed once a mask."""
         if self._within[0] != self.allowed:
-            names = [choice.name for choice in self.space.choices]
-            found = [
-                a
-                for a in self.space.architectures()
-                if all(i in self.allowed[name] for i, name in zip(a, names, strict=True))
-            ]
-            if not found:
-                raise InputError(f"no architecture of {self.space.name} is left to train: allow more options")
-            self._within = (dict(self.allowed), found)
+            self._within = (dict(self.allowed), self.space.within(self.allowed))
         return self._within[1]

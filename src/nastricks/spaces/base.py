@@ -18,6 +18,8 @@ from nastricks.errors import InputError
 from nastricks.spaces.choices import Allowed, Architecture, Choice
 from nastricks.spaces.network import Gate, Gates, Network
 
+LISTED = 100_000  # architectures at most that are listed one by one
+
 
 class Cost(NamedTuple):
     """Size of a child: trainable parameters, and floating-point operations for one image (2 a multiply-add)."""
@@ -116,6 +118,20 @@ class Space(ABC):
             return
         for index in self.legal(prefix):
             yield from self._architectures_from((*prefix, index))
+
+    def within(self, allowed: Allowed) -> list[Architecture]:
+        """The architectures that a mask leaves, in lexicographic order.
+
+        Raises:
+            InputError: the space is too large to be listed, or none is left.
+        """
+        if self.size > LISTED:
+            raise InputError(f"{self.name} has {self.size:,} architectures: expected at most {LISTED:,} to list them")
+        names = [choice.name for choice in self.choices]
+        found = [a for a in self.architectures() if all(i in allowed[n] for i, n in zip(a, names, strict=True))]
+        if not found:
+            raise InputError(f"no architecture of {self.name} is left: allow more options")
+        return found
 
     @property
     def size(self) -> int:
