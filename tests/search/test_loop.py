@@ -264,11 +264,30 @@ SHORT = (
 
 
 @pytest.mark.xdist_group("ray")
-def test_two_ray_workers_find_what_this_process_finds() -> None:
+def test_two_ray_workers_find_what_this_process_finds_even_where_one_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'nastricks[ray]'")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else they wait for every other test
+    mark, once = tmp_path / "died", trained_child.train_child
+
+    def mortal(task: ChildTask) -> Measured:  # local, so that workers get it by value
+        import os
+
+        measured = once(task)
+        if not mark.exists():
+            mark.touch()
+            os._exit(1)
+        return measured
+
     alone = found(Search(trains("nasnet_reinforce", *SHORT, budget=12)))
+    monkeypatch.setattr(trained_child, "train_child", mortal)
     with closing(RayWorkers(2)) as workers:
-        pd.testing.assert_frame_equal(alone, found(Search(trains("nasnet_reinforce", *SHORT, budget=12)), workers))
+        search = Search(trains("nasnet_reinforce", *SHORT, budget=12), tmp_path / "out")
+        pd.testing.assert_frame_equal(alone, found(search, workers))
+    assert mark.exists()
     assert alone["reward"].nunique() > 3
+    assert len(list((tmp_path / "out/children").iterdir())) == len(set(alone["architecture"]))
 
 
 # Configurations.
