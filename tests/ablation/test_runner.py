@@ -19,7 +19,8 @@ import yaml
 
 from nastricks.ablation import trial
 from nastricks.ablation.design import read_design
-from nastricks.ablation.runner import plan, run_ablation
+from nastricks.ablation.plan import plan
+from nastricks.ablation.runner import run_ablation
 from nastricks.callbacks.sam import SAM
 from nastricks.errors import InputError
 from nastricks.modules import TrainingModule

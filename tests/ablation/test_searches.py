@@ -14,8 +14,9 @@ import yaml
 from nastricks.ablation.answer import answer
 from nastricks.ablation.design import read_design
 from nastricks.ablation.evidence import read_evidence
+from nastricks.ablation.plan import plan
 from nastricks.ablation.report import command
-from nastricks.ablation.runner import plan, run_ablation
+from nastricks.ablation.runner import run_ablation
 from nastricks.ablation.statistics import effects
 from nastricks.errors import InputError
 from nastricks.modules import Calibration

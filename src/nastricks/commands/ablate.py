@@ -5,7 +5,8 @@ from contextlib import closing
 from pathlib import Path
 
 from nastricks.ablation.design import read_design
-from nastricks.ablation.runner import conclude, plan, run_ablation
+from nastricks.ablation.plan import plan
+from nastricks.ablation.runner import conclude, run_ablation
 from nastricks.ablation.trial import Training
 from nastricks.commands.progress import progress
 from nastricks.errors import InputError
