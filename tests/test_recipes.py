@@ -28,7 +28,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 FOUND = sorted(RECIPES.rglob("*.yaml"))
 COUNTS = {
     "ablations": 9,
-    "algorithms": 15,
+    "algorithms": 17,
     "child": 4,
     "data": 6,
     "loggers": 1,

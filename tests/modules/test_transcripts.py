@@ -311,6 +311,87 @@ class SingleLevel(Case):
     joined = True
 
 
+def expected_flops(at: Plain) -> Tensor:
+    """Of a child drawn by softmax(alpha), relative to the mean of the space, from the sizes of tiny64 on digits."""
+    base = 2 * (64 * 16 * 9 + 16 * 10)
+    separable = {0: 0.0, 1: 2 * 64 * 16 * (9 + 16), 2: 2 * 64 * 16 * (25 + 16), 3: 0.0}
+    total, mean = torch.tensor(float(base), dtype=torch.float64), float(base)
+    for layer, part in (("layer1", 1.0), ("layer2", 0.25), ("layer3", 0.25)):  # the pooling leaves a quarter
+        for option, share in softmax(at, "policy")[layer].items():
+            total = total + share * part * separable[option]
+        mean += part * sum(separable.values()) / 4
+    return total / mean
+
+
+def warm(part: float) -> Callable[[Plain], bool]:
+    """Whether alpha's warm-up of a part of the run is over."""
+    return lambda at: at.step / STEPS >= part
+
+
+class FBNet(Case):
+    recipe = "fbnet"
+
+    def gates(self, at: Plain, role: Role) -> Weights:
+        return relaxed(lambda step: max(0.03, 5.0 * math.exp(-0.045 * step)))(at, role)
+
+    def learns(self, at: Plain) -> bool:
+        return warm(0.1)(at)
+
+    def extra(self, at: Plain) -> Tensor:
+        return 0.02 * expected_flops(at)
+
+
+class ProxylessNAS(Case):
+    """Two sampled paths teach alpha: dL/dalpha_i = sum_j dL/dg_j p_j (delta_ij - p_i); the pair is shifted back."""
+
+    recipe = "proxylessnas"
+    rate_of_alpha = 6e-3
+    betas = (0.0, 0.999)
+    decay = 0.0
+
+    def drawn(self, at: Plain, role: Role) -> dict[str, tuple[list[int], int]]:
+        rng = at.moment(role).generator(f"binary gates {role}")
+        found = {}
+        for layer in LAYERS:
+            p = torch.softmax(at.alpha[layer].detach(), 0)
+            pair = torch.multinomial(p, 2 if role == "policy" else 1, generator=rng).tolist()
+            on = int(torch.multinomial(p[pair], 1, generator=rng)) if role == "policy" else 0
+            found[layer] = (pair, on)
+        return found
+
+    def gates(self, at: Plain, role: Role) -> Weights:
+        return {layer: {pair[0]: 1.0} for layer, (pair, _) in self.drawn(at, role).items()}
+
+    def learns(self, at: Plain) -> bool:
+        return warm(0.3)(at)
+
+    def by_alpha(self, at: Plain) -> list[Tensor]:
+        drawn = self.drawn(at, "policy")
+        g = {layer: torch.zeros(2, dtype=torch.float64) for layer in LAYERS}
+        for layer, (_, on) in drawn.items():
+            g[layer][on] = 1.0
+            g[layer].requires_grad_()
+        weights: Weights = {layer: dict(zip(drawn[layer][0], g[layer].unbind(), strict=True)) for layer in LAYERS}
+        by_gate = torch.autograd.grad(at.loss("search", weights), list(g.values()))
+        found = gradient(0.1 * (expected_flops(at) - 1.0).abs(), at.alpha)
+        self.before = {layer: at.alpha[layer].detach()[drawn[layer][0]].clone() for layer in LAYERS}
+        for number, layer in enumerate(LAYERS):
+            pair = drawn[layer][0]
+            p = at.alpha[layer].detach()[pair].exp()
+            p = p / p.sum()
+            for i in range(2):
+                delta = torch.eye(2, dtype=torch.float64)[i]
+                found[number][pair[i]] += (by_gate[number] * p * (delta - p[i])).sum()
+        self.pairs = {layer: drawn[layer][0] for layer in LAYERS}
+        return found
+
+    def after_alpha(self, at: Plain) -> None:
+        with torch.no_grad():
+            for layer, pair in self.pairs.items():
+                now = at.alpha[layer][pair]
+                at.alpha[layer][pair] = now + (self.before[layer].exp().sum() / now.exp().sum()).log()
+
+
 class Gdas(Case):
     recipe = "gdas"
 
@@ -327,17 +408,19 @@ class Snas(Case):
 
 
 CASES: dict[str, Case] = {
-    case.__class__.__name__: case
+    case.__name__: case()
     for case in (
-        Spos(),
-        FairNAS(),
-        Case(),
-        SecondOrder(),
-        ExactSecondOrder(),
-        MixedLevel(),
-        SingleLevel(),
-        Gdas(),
-        Snas(),
+        Spos,
+        FairNAS,
+        Case,
+        SecondOrder,
+        ExactSecondOrder,
+        MixedLevel,
+        SingleLevel,
+        Gdas,
+        Snas,
+        FBNet,
+        ProxylessNAS,
     )
 }
 TOLD_ELSEWHERE = {"enas": "tests/estimators/test_enas.py"}
