@@ -18,6 +18,7 @@ FLOORS = (
     ("recipe", "run"),
     ("ranking",),
     ("search",),
+    ("stages",),
     ("ablation",),
     ("commands",),
     ("cli",),

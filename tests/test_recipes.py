@@ -32,10 +32,11 @@ COUNTS = {
     "child": 4,
     "data": 6,
     "loggers": 1,
-    "search": 13,
+    "search": 12,
     "sharing": 5,
     "spaces": 8,
     "stacks": 2,
+    "stages": 1,
     "tricks": 10,
 }
 ARMS = {
@@ -83,10 +84,6 @@ def has_network(path: Path) -> bool:
     return path.stem not in NETWORKLESS
 
 
-def has_stages(path: Path) -> bool:
-    return "stages" in yaml.safe_load(path.read_text())
-
-
 def kind_of(path: Path) -> str:
     return path.relative_to(RECIPES).parts[0]
 
@@ -102,7 +99,19 @@ def test_every_recipe_is_found_and_of_a_known_kind() -> None:
 
 
 def test_every_kind_takes_two_steps_in_a_test_below() -> None:
-    tested = {"algorithms", "child", "data", "loggers", "sharing", "spaces", "stacks", "tricks", "search", "ablations"}
+    tested = {
+        "algorithms",
+        "child",
+        "data",
+        "loggers",
+        "sharing",
+        "spaces",
+        "stacks",
+        "tricks",
+        "search",
+        "ablations",
+        "stages",
+    }
     assert tested == set(COUNTS)
 
 
@@ -253,7 +262,7 @@ def shrunk(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "set": {**(content.get("set") or {}), **SMALL}}
 
 
-@of_kind("search", only=has_stages)
+@of_kind("stages")
 def test_stages(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = yaml.safe_load(path.read_text())
     content["stages"] = {name: shrunk(stage) for name, stage in content["stages"].items()}
@@ -273,7 +282,7 @@ def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@of_kind("search", only=lambda path: not has_stages(path))
+@of_kind("search")
 def test_searches(path: Path, supernet: Path, tmp_path: Path) -> None:
     """A search evaluates twelve architectures; a reward is tried by random search."""
     files, overrides = [*BASE, str(path)], ["--search.evaluations=12"]

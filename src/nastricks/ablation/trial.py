@@ -12,13 +12,12 @@ from typing import Any
 import pandas as pd
 from jsonargparse import Namespace
 
-from nastricks.errors import InputError
 from nastricks.files import write_csv, write_json, write_text
 from nastricks.memory import peak_memory_mb, reset_peak_memory
-from nastricks.modules import Calibration, SupernetModule
+from nastricks.modules import SupernetModule
 from nastricks.modules.run_folder import MetricsFile
 from nastricks.modules.tracking import Tracked, finish, track_results
-from nastricks.ranking.evaluate import score_children
+from nastricks.ranking.evaluate import child_scores
 from nastricks.ranking.rank import Ranking, cost, find_table, picked, rank
 from nastricks.recipe import dump, with_seed
 from nastricks.run import Run, build, calibration_of
@@ -182,7 +181,7 @@ def _judged(training: Training, arm: str, leader: str, run: Run, training_second
             ranking.write(place / "ranking.csv")
             metrics = ranking.metrics
         else:
-            metrics = child_metrics(run, calibration)
+            metrics = child_scores(run.module, run.data, calibration)
         write_text(place / "config.yaml", dump(config))
     except Exception as error:
         return _failed(training, arm, leader, error, training_seconds)
@@ -199,18 +198,6 @@ def _judged(training: Training, arm: str, leader: str, run: Run, training_second
     _track(training, arm, leader, config, result, None if ranking is None else ranking.rows)
     write_json(place / "result.json", result)
     return result
-
-
-def child_metrics(run: Run, calibration: Calibration | None) -> dict[str, float]:
-    """Accuracy and loss of a child on the test split."""
-    module, data = run.module, run.data
-    architecture = module.architecture_of(module.policy.propose(module.moment("evaluation"))[0])
-    if architecture is None:
-        raise InputError(f"{type(module).__name__} runs several options at once: rank it as a supernet")
-    extra = data.calibration_batches(calibration.batches) if calibration is not None else []
-    network: Any = module.networks[0]
-    scored = score_children(module.space, network, [architecture], data.evaluation_batches("test"), extra)
-    return {"accuracy": scored[architecture].accuracy, "loss": scored[architecture].loss}
 
 
 def _last_of_training(run: Run, leader: Path) -> dict[str, float]:

@@ -6,19 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from jsonargparse import ArgumentError
 
 from nastricks.commands.progress import progress
 from nastricks.derivations import Derivation
 from nastricks.errors import InputError
-from nastricks.files import write_json, write_text
-from nastricks.modules import SupernetModule
-from nastricks.ranking.rank import scored, trained_supernet
+from nastricks.files import write_json
+from nastricks.ranking.derive import all_scores, derived
 from nastricks.recipe import RecipeParser, refused
-from nastricks.run import Run, calibration_of, load_run
+from nastricks.run import Run
 from nastricks.spaces import Architecture
-from nastricks.spaces.drawing import draw
 
 
 def derive(arguments: argparse.Namespace) -> int:
@@ -31,14 +28,14 @@ def derive(arguments: argparse.Namespace) -> int:
         if arguments.overrides:
             raise InputError(f"{arguments.overrides[0]} needs the derivation's name: add --derivation BestEdges, say")
         drawing = "derived.svg"
-        name = derived(Path(arguments.run), out)
+        name = derived(Path(arguments.run), out, score_all=told_scores)
         path = out / "result.json"
         known = json.loads(path.read_text()) if path.is_file() else {}
         write_json(path, {**known, "derived": name})
     else:
         chosen = named_derivation(arguments.derivation, arguments.overrides)
         drawing = f"derived_{chosen['class_path'].rpartition('.')[2]}.svg"
-        name = derived(Path(arguments.run), out, drawing, chosen)
+        name = derived(Path(arguments.run), out, drawing, chosen, told_scores)
     print(name)
     print(f"drawing: {out / drawing}")
     return 0
@@ -59,28 +56,7 @@ def named_derivation(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     return made
 
 
-def derived(folder: Path, out: Path, drawing: str = "derived.svg", derivation: Mapping[str, Any] | None = None) -> str:
-    """The architecture of a finished run, by its own derivation unless another is given; draws it into `out`."""
-    changed = [] if derivation is None else ["--model.init_args.derivation", json.dumps(derivation)]
-    run = load_run(folder, changed)
-    module = run.module
-    if not isinstance(module, SupernetModule):
-        raise InputError(f"{folder} trained a child: there is nothing to derive")
-    architecture = module.derivation.derive(trained_supernet(module, run.data, lambda: _scores(run, folder)))
-    name = module.space.format(architecture)
-    write_text(out / drawing, draw(module.space.graph(architecture), f"{module.space.name} {name}"))
-    return name
-
-
-def _scores(run: Run, folder: Path) -> Mapping[Architecture, float]:
-    """The run's whole ranking where there is one, else an evaluation of all children."""
-    space = run.module.space
-    path = folder / "ranking.csv"
-    if path.is_file():
-        rows = pd.read_csv(path, dtype={"architecture": str})
-        if len(rows) == space.size:
-            return {space.parse(a): float(s) for a, s in zip(rows["architecture"], rows["accuracy"], strict=True)}
-    chosen = list(space.architectures())
-    with progress("rank", len(chosen)) as (bar, number):
-        found = scored(run.module, run.data, chosen, calibration_of(run.config), lambda n: bar.advance(number, n))
-    return {architecture: score.accuracy for architecture, score in found.items()}
+def told_scores(run: Run) -> Mapping[Architecture, float]:
+    """Score all children, under a progress bar."""
+    with progress("rank", run.module.space.size) as (bar, number):
+        return all_scores(run, lambda count: bar.advance(number, count))

@@ -19,6 +19,7 @@ KINDS_OF_RECIPES = (
     "child",
     "loggers",
     "search",
+    "stages",
     "ablations",
 )
 

@@ -9,7 +9,7 @@ from nastricks.derivations import BestRanked, Derivation
 from nastricks.estimators import Estimator
 from nastricks.modules.run_folder import load_checkpoint
 from nastricks.modules.schedule import Schedule
-from nastricks.modules.shared_weights import load_shared_weights
+from nastricks.modules.shared_weights import load_policy, load_shared_weights
 from nastricks.modules.training import OptimizerMaker, TrainingModule
 from nastricks.policies import Policy
 from nastricks.rng import forked_rng
@@ -31,6 +31,7 @@ class SupernetModule(TrainingModule):
         derivation: How one architecture is read off; None takes the best of all ranked.
         allowed: The options, counted from 0, that a choice keeps; choices not named keep all [few-shot, P-DARTS].
         weights: An earlier stage's run folder or checkpoint to start from; None starts from scratch.
+        policy_weights: The same for the policy, its mask of allowed options included; None starts it afresh.
         schedule: The weights' learning rate over the run; None is constant.
         label_smoothing: In [0, 1).
         gradient_clip_val: Largest norm of the weights' gradient; None does not clip.
@@ -50,6 +51,7 @@ class SupernetModule(TrainingModule):
         derivation: Derivation | None = None,
         allowed: dict[str, list[int]] | None = None,
         weights: str | None = None,
+        policy_weights: str | None = None,
         schedule: Schedule | None = None,
         label_smoothing: float = 0.0,
         gradient_clip_val: float | None = None,
@@ -59,6 +61,8 @@ class SupernetModule(TrainingModule):
         sharing = sharing or ShareAll()
         with forked_rng(seed, "policy"):
             made = policy(space)
+            if policy_weights is not None:
+                load_policy(made, load_checkpoint(policy_weights)["state_dict"])
             for choice, options in (allowed or {}).items():
                 made.restrict(choice, options)
             made_estimator = None if estimator is None else estimator(made)

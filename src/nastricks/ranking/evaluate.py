@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nastricks.data import Batch
+from nastricks.data import Batch, TensorDataModule
+from nastricks.errors import InputError
+from nastricks.modules import Calibration, TrainingModule
 from nastricks.modules.normalisation import BatchNorm, batch_norms, cumulative_statistics
 from nastricks.modules.scoring import Score, evaluating
 from nastricks.spaces import Architecture, GatedOps, Gates, Network, Segment, Space
@@ -72,6 +74,21 @@ def score_children(
                 scores[architecture] = Score(*found)
                 done(1)
     return {architecture: scores[architecture] for architecture in dict.fromkeys(architectures)}
+
+
+def child_scores(module: TrainingModule, data: TensorDataModule, calibration: Calibration | None) -> dict[str, float]:
+    """Accuracy and loss of a child on the test split.
+
+    Raises:
+        InputError: the module runs several options at once.
+    """
+    architecture = module.architecture_of(module.policy.propose(module.moment("evaluation"))[0])
+    if architecture is None:
+        raise InputError(f"{type(module).__name__} runs several options at once: rank it as a supernet")
+    extra = data.calibration_batches(calibration.batches) if calibration is not None else []
+    network: Any = module.networks[0]
+    scored = score_children(module.space, network, [architecture], data.evaluation_batches("test"), extra)
+    return {"accuracy": scored[architecture].accuracy, "loss": scored[architecture].loss}
 
 
 def _walk(
