@@ -60,7 +60,7 @@ class BestEdges(Derivation):
                     f"derivation.none is 'kept', which may leave node {node} with fewer than the {fewest} inputs that "
                     f"{space.name} demands: take 'left out', or a space whose nodes may have fewer"
                 )
-        if self.skips is not None and not has_skip(space, policy.allowed, cell_choices(space, self.cell)):
+        if self.skips is not None and not has_skip(space, space.all_options(), cell_choices(space, self.cell)):
             raise InputError(f"derivation.skips is {self.skips}, and {space.name} has no skip there: leave it out")
 
     def derive(self, trained: Trained) -> Architecture:

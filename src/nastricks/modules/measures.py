@@ -99,7 +99,7 @@ class Measures:
         if every_n_epochs < 1:
             raise InputError(f"measures.every_n_epochs is {every_n_epochs}: expected at least 1")
         self.space, self.policy, self.derivation = space, policy, derivation
-        self.derives = derivation.needs_preferences and not derivation.needs_ranking
+        self.derives = derivation.needs_preferences and not (derivation.needs_ranking or derivation.needs_network)
         if discretisation and not self.derives:
             raise InputError(
                 f"measures.discretisation needs an architecture in mid-run, and {type(derivation).__name__} reads none "

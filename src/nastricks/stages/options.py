@@ -16,7 +16,7 @@ def strongest_options(
     """The `keep` strongest of each choice's allowed options, ties to the first; one with fewer keeps them all.
 
     An option that is no connection (`Option.absent`) counts and always stays, whatever its strength: without it an edge
-    could not be left out in the end. The released code of P-DARTS lets it compete: edges leave by another rule there.
+    could not be left out in the end. P-DARTS lets it compete, in its code, as edges leave by another rule there.
 
     Raises:
         InputError: nothing legal is left.
