@@ -15,6 +15,7 @@ import yaml
 from nastricks.cli import main
 from nastricks.commands.listing import KINDS_OF_RECIPES
 from nastricks.data import CIFAR10, CIFAR100, MNIST, FashionMNIST, RawImages, TensorDataModule
+from nastricks.modules import Trick
 from nastricks.modules.registry import tricks
 from nastricks.modules.tracking import finish
 from nastricks.recipe import dump, resolve
@@ -37,7 +38,7 @@ COUNTS = {
     "spaces": 8,
     "stacks": 2,
     "stages": 1,
-    "tricks": 10,
+    "tricks": 13,
 }
 ARMS = {
     "child_reward": 11,
@@ -67,6 +68,7 @@ SMALLER = {  # what is made for larger images or networks
     "spaces/darts": {"space.init_args.channels": 4, "space.init_args.cells": 3},
     "stacks/harder_augmentation_cifar10": {"tricks.cutout.length": 4},
 }
+TWO_EPOCHS = {"data.init_args.train_size": 16, "trainer.max_epochs": 2}  # a step each
 BASE = ["recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml"]
 SPOS, DARTS = "recipes/algorithms/spos.yaml", "recipes/algorithms/darts.yaml"
 
@@ -163,7 +165,8 @@ def test_two_steps(path: Path) -> None:
 
 @of_kind("tricks")
 def test_tricks_act_within_two_steps(path: Path) -> None:
-    run = two_steps(stack(path))
+    between_epochs = tricks()[path.stem].on_epoch is not Trick.on_epoch
+    run = two_steps(stack(path), **(TWO_EPOCHS if between_epochs else {}))
     (trick,) = run.tricks
     assert trick.name == path.stem
     assert trick.acts > 0 or trick.after_training

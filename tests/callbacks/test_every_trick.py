@@ -52,8 +52,21 @@ SETTINGS: dict[str, Settings] = {
     "bn_calibration": Settings({"batches": 2}),
     "cutout": Settings({"length": 4}),
     "drop_path": Settings({"probability": 0.5}),
+    # The guards do not stop: an early end would leave nothing to kill and to resume.
+    "early_stop_ranking": Settings(
+        {"epochs": 10}, {"spos": "UniformPath has no parameters", "child": "a child has no choices left"}, steps=5
+    ),
+    "early_stop_skips": Settings(
+        {"skips": 4}, {"spos": "UniformPath has no parameters", "child": "a child has no choices left"}, steps=5
+    ),
     "ghost_batch_norm": Settings({"size": 8}),
     "mixup": Settings({"alpha": 1.0}),
+    "op_pruning": Settings(
+        {"k": 2},
+        {"spos": "UniformPath has no parameters", "child": "a child has no choices left"},
+        documented={"k": 1, "start": 0.25, "end": 0.9},
+        steps=5,
+    ),
     "resource_penalty": Settings(
         {"weight": 1.0}, {"spos": "UniformPath has no parameters", "child": "Fixed has no parameters"}
     ),
@@ -152,6 +165,9 @@ def test_acts_in_a_whole_run(
     (trick,) = run.tricks
     if trick.after_training:
         assert trick.acts == 0
+        assert same(state(run), absent(stack))
+    elif trick.guard:
+        assert trick.acts > 0
         assert same(state(run), absent(stack))
     else:
         assert trick.acts > 0
