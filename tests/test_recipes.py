@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.Jsonar
 RECIPES = Path(__file__).parent.parent / "recipes"
 FOUND = sorted(RECIPES.rglob("*.yaml"))
 COUNTS = {
-    "ablations": 9,
+    "ablations": 11,
     "algorithms": 17,
     "child": 4,
     "data": 6,
@@ -47,8 +47,10 @@ ARMS = {
     "controller_masks": 4,
     "controllers_ppo": 9,
     "controllers_sequence": 6,
+    "none_under_gumbel": 4,
     "quickstart": 10,
     "quickstart_darts": 4,
+    "search_depth": 3,
     "spos_tricks": 10,
 }
 REWARDS = "recipes/search/rewards"

@@ -13,14 +13,14 @@ import torch
 from nastricks.derivations import Argmax, BestRanked, Derivation, Trained
 from nastricks.errors import InputError
 from nastricks.modules.gate_history import GateHistory, draw_gates
-from nastricks.modules.measures import Measures, agreement, counts, discretisation, entropy, gap, strengths_of
+from nastricks.modules.measures import Measures, absence, agreement, counts, discretisation, entropy, gap, strengths_of
 from nastricks.modules.run_folder import LAST
 from nastricks.modules.scoring import score_gates
 from nastricks.modules.tracking import Tracked, WandbTracking, finish
 from nastricks.policies import Independent, Softmax, UniformPath
 from nastricks.ranking.evaluate import score_children
 from nastricks.run import Run, build
-from nastricks.spaces import Architecture, Gate, Tiny64
+from nastricks.spaces import Architecture, Gate, NASBench201, Tiny64
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),
@@ -58,6 +58,16 @@ def test_skips_and_parameter_free_options_are_counted() -> None:
     assert counts(SPACE, (3, 1, 3)) == {"derived/skips": 2.0, "derived/parameter_free": 2.0}
     assert counts(SPACE, (0, 1, 2)) == {"derived/skips": 0.0, "derived/parameter_free": 0.0}  # its pooling has a norm
     assert agreement((0, 1, 2, 3), (0, 1, 3, 3)) == 0.75
+
+
+def test_absence_is_the_share_of_choices_that_it_wins_among_those_that_offer_it() -> None:
+    assert absence({name: {0: 0.9, 1: 0.1} for name in ("layer1", "layer2", "layer3")}, Tiny64()) == {}
+    space = NASBench201()
+    strengths = {c.name: {0: 0.1, 1: 0.5, 3: 0.4} for c in space.choices}  # option 0 is `none`
+    assert absence(strengths, space) == {"gates/absent": 0.0}
+    strengths[space.choices[2].name] = {0: 0.6, 3: 0.4}
+    strengths[space.choices[4].name] = {1: 0.6, 3: 0.4}  # offers it no longer
+    assert absence(strengths, space) == {"gates/absent": 1 / 5}
 
 
 def test_what_is_taken_at_an_epoch(make: Callable[..., Run]) -> None:

@@ -143,7 +143,8 @@ def _known_metrics(design: Design, config: Namespace, file: str) -> list[str]:
     if design.truth_arm is not None:
         raise InputError(f"truth_arm of {file} compares children trained alone: add a child recipe to the stack")
     table = find_table(run.module.space, run.data, design.table)
-    judged = [m for m in design.metrics if not m.startswith("train/")]
+    measured = [] if run.module.measures is None else run.module.measures.names
+    judged = [m for m in design.metrics if m not in (*trained, *measured)]
     if table is None and judged:
         raise InputError(
             f"{file} asks for {judged[0]}, and no table ships for {run.module.space.name} on {run.data.name}: "
@@ -152,7 +153,7 @@ def _known_metrics(design: Design, config: Namespace, file: str) -> list[str]:
     if table is not None:
         chosen = picked(run.module.space, design.children, seed=0)
         table.require(run.module.space.format(a) for a in chosen)
-    return [*ranked, "derived_accuracy", "derived_rank", *trained]
+    return [*ranked, "derived_accuracy", "derived_rank", *trained, *measured]
 
 
 def training_key(config: Namespace) -> str:

@@ -60,6 +60,14 @@ def decidedness(strengths: Strengths, space: Space) -> dict[str, float]:
     }
 
 
+def absence(strengths: Strengths, space: Space) -> dict[str, float]:
+    """In what share of the choices that offer no connection at all that is the strongest option; {} where none does."""
+    offered = [c for c in space.choices if any(c.options[i].absent for i in strengths[c.name])]
+    strongest = [max(strengths[c.name], key=strengths[c.name].__getitem__) for c in offered]
+    won = [choice.options[index].absent for choice, index in zip(offered, strongest, strict=True)]
+    return {"gates/absent": sum(won) / len(won)} if won else {}
+
+
 def counts(space: Space, architecture: Architecture) -> dict[str, float]:
     """How many skip connections an architecture has, and how many options without parameters that are there at all."""
     picked = [choice.options[index] for choice, index in zip(space.choices, architecture, strict=True)]
@@ -124,7 +132,7 @@ class Measures:
         if not strengths:
             return {}
         self.history.record(epoch, strengths)
-        found = decidedness(strengths, self.space)
+        found = decidedness(strengths, self.space) | absence(strengths, self.space)
         if not self.derives:
             return found
         derived = self._derive()
@@ -137,6 +145,14 @@ class Measures:
         if self.discretisation and (epoch + 1) % self.every_n_epochs == 0:
             found |= discretisation(module, derived)
         return found
+
+    @property
+    def names(self) -> list[str]:
+        """What may be measured, as metrics.csv calls it."""
+        own = ["gates/entropy", "gates/entropy_share", "gates/gap", "gates/absent"]
+        own += ["derived/skips", "derived/parameter_free", "derived/agreement"] if self.derives else []
+        scored = ["discretisation/supernet", "discretisation/derived", "discretisation/loss"]
+        return own + (scored if self.discretisation else [])
 
     def _derive(self) -> Architecture | None:
         """The architecture of now; None while the rule finds none, such as one with a threshold early in a search."""
