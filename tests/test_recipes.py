@@ -29,7 +29,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 FOUND = sorted(RECIPES.rglob("*.yaml"))
 COUNTS = {
     "ablations": 11,
-    "algorithms": 17,
+    "algorithms": 22,
     "child": 4,
     "data": 6,
     "loggers": 1,
@@ -66,8 +66,11 @@ SMALL = {
     "trainer.accelerator": "cpu",
     "trainer.max_epochs": 1,  # of two batches
 }
-SMALLER = {  # what is made for larger images or networks
+TWO_EPOCHS = {"data.init_args.train_size": 16, "trainer.max_epochs": 2}
+SMALLER = {  # what is made for larger images or networks, or acts between epochs
     "spaces/darts": {"space.init_args.channels": 4, "space.init_args.cells": 3},
+    **{f"algorithms/{name}": TWO_EPOCHS for name in ("darts_plus", "goldnas", "cpnas")},
+    **{f"algorithms/published/{name}": TWO_EPOCHS for name in ("darts_plus", "cpnas")},
     "stacks/harder_augmentation_cifar10": {"tricks.cutout.length": 4},
 }
 TWO_EPOCHS = {"data.init_args.train_size": 16, "trainer.max_epochs": 2}  # a step each
@@ -162,7 +165,7 @@ def stack(path: Path) -> list[str]:
 @of_kind("algorithms", "child", "sharing", "spaces", "stacks", only=has_network)
 def test_two_steps(path: Path) -> None:
     space = f"spaces/{spaces_of(path)[0]}" if kind_of(path) == "algorithms" else ""
-    two_steps(stack(path), **SMALLER.get(space, {}), **SMALLER.get(name_of(path), {}))
+    two_steps(stack(path), **{**SMALLER.get(space, {}), **SMALLER.get(name_of(path), {})})
 
 
 @of_kind("tricks")

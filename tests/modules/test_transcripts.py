@@ -214,8 +214,9 @@ class Case:
     def weights_loss(self, at: Plain) -> Tensor:
         return at.loss("train", self.gates(at, "weights"))
 
-    def before_step(self, at: Plain) -> None:
-        """What happens between epochs."""
+    def before_step(self, at: Plain) -> bool:
+        """What happens between epochs; True ends the training."""
+        return False
 
     def after_alpha(self, at: Plain) -> None:
         """What follows alpha's step."""
@@ -311,14 +312,16 @@ class SingleLevel(Case):
     joined = True
 
 
-def expected_flops(at: Plain) -> Tensor:
-    """Of a child drawn by softmax(alpha), relative to the mean of the space, from the sizes of tiny64 on digits."""
+def expected_flops(at: Plain, gates: Callable[[Plain, Role], Weights] = softmax) -> Tensor:
+    """Of a child drawn by the gates' shares, relative to the mean of the space, from the sizes of tiny64 on digits."""
     base = 2 * (64 * 16 * 9 + 16 * 10)
     separable = {0: 0.0, 1: 2 * 64 * 16 * (9 + 16), 2: 2 * 64 * 16 * (25 + 16), 3: 0.0}
     total, mean = torch.tensor(float(base), dtype=torch.float64), float(base)
     for layer, part in (("layer1", 1.0), ("layer2", 0.25), ("layer3", 0.25)):  # the pooling leaves a quarter
-        for option, share in softmax(at, "policy")[layer].items():
-            total = total + share * part * separable[option]
+        weights = gates(at, "policy")[layer]
+        whole = sum(weights.values(), torch.zeros((), dtype=torch.float64))
+        for option, weight in weights.items():
+            total = total + weight / whole * part * separable[option]
         mean += part * sum(separable.values()) / 4
     return total / mean
 
@@ -392,6 +395,42 @@ class ProxylessNAS(Case):
                 at.alpha[layer][pair] = now + (self.before[layer].exp().sum() / now.exp().sum()).log()
 
 
+class DartsPlus(Case):
+    """The second epoch begins unless the strongest options hold two identities; a ranking is not stable that early."""
+
+    recipe = "darts_plus"
+
+    def before_step(self, at: Plain) -> bool:
+        return sum(int(at.alpha[layer].detach().argmax()) == 3 for layer in LAYERS) >= 2
+
+
+class DartsPlusGoesOn(DartsPlus):
+    changes = {"seed_everything": 1}
+
+
+class GoldNAS(Case):
+    """One level, sigmoid gates, a growing penalty; sigmoids near one half are above the pruning threshold."""
+
+    recipe = "goldnas"
+    joined = True
+
+    def gates(self, at: Plain, role: Role) -> Weights:
+        return sigmoid(at, role)
+
+    def extra(self, at: Plain) -> Tensor:
+        return 0.1 * (at.step / STEPS) * expected_flops(at, sigmoid)
+
+
+class Cpnas(Case):
+    """Of two epochs the second begins with the strongest option of each choice alone."""
+
+    recipe = "cpnas"
+
+    def before_step(self, at: Plain) -> bool:
+        at.allowed = {layer: (int(at.alpha[layer].detach().argmax()),) for layer in LAYERS}
+        return False
+
+
 class Gdas(Case):
     recipe = "gdas"
 
@@ -421,6 +460,10 @@ CASES: dict[str, Case] = {
         Snas,
         FBNet,
         ProxylessNAS,
+        DartsPlus,
+        DartsPlusGoesOn,
+        GoldNAS,
+        Cpnas,
     )
 }
 TOLD_ELSEWHERE = {"enas": "tests/estimators/test_enas.py"}
@@ -459,8 +502,8 @@ def transcribe(case: Case, run: Run, start: Start) -> Plain:
     )
     for at.step in range(STEPS):
         at.rate = cosine_rate(at.step)
-        if at.step:
-            case.before_step(at)
+        if at.step and case.before_step(at):
+            break
         learns = case.learns(at) and optimizer is not None
         if learns and not case.joined and optimizer is not None:
             found = keeping_buffers(at.network, lambda: case.by_alpha(at))
@@ -507,6 +550,7 @@ def test_two_steps_equal_the_equations(name: str) -> None:
     before = copy.deepcopy(start.network)
     alpha_before = {layer: a.detach().clone() for layer, a in start.alpha.items()}
     at = transcribe(case, run, start)
+    assert run.module.steps_seen == (1 if name == "DartsPlus" else STEPS)
     close(run.module.networks[0], at.network)
     for layer, a in at.alpha.items():
         torch.testing.assert_close(run.module.policy.alpha[layer], a, rtol=1e-8, atol=1e-8)  # type: ignore[index, union-attr]
