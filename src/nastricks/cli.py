@@ -130,6 +130,10 @@ def parser() -> argparse.ArgumentParser:
     rank.add_argument(
         "--scores", metavar="FILE", help="judge a ranking made anywhere: a CSV with architecture and score"
     )
+    rank.add_argument(
+        "-c", "--config", action="append", default=[], metavar="FILE", help="the space of --scores: counts twins once"
+    )
+    rank.set_defaults(takes_overrides=True)
     rank.add_argument("--out", metavar="DIR", help="folder of ranking.csv (default: the run's)")
 
     derive = command("derive", "derive:derive", "print and draw the architecture that the algorithm settles on")

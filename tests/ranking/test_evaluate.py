@@ -9,10 +9,11 @@ from nastricks.data import Batch, ImageSpec
 from nastricks.modules.scoring import Score
 from nastricks.ranking.evaluate import score_children
 from nastricks.rng import forked_rng, generator
-from nastricks.spaces import Architecture, Network, Space, Tiny64, WeightSharing64
+from nastricks.spaces import Architecture, NASBenchMacro, Network, Space, Tiny64, WeightSharing64
 
 SPACES: dict[str, tuple[Space, ImageSpec, list[str]]] = {
     "tiny64": (Tiny64(channels=4), ImageSpec(1, 8, 5), [Tiny64().format(a) for a in Tiny64().architectures()]),
+    "nas_bench_macro": (NASBenchMacro(4, 8), ImageSpec(3, 16, 5), ["00000000", "00000021", "00000022", "21200000"]),
     "weight_sharing_64": (WeightSharing64(4, 2, 6), ImageSpec(3, 8, 5), ["111", "112", "124", "231", "234", "444"]),
 }
 in_every_space = pytest.mark.parametrize("name", SPACES)

@@ -19,7 +19,7 @@ def bench(arguments: argparse.Namespace) -> int:
     probe = build(config, None, quiet=True)
     space, data = probe.module.space, probe.data
     folder = Path(arguments.out) if arguments.out else Path("runs") / f"bench-{space.name}-{data.name}"
-    total = space.size * max(arguments.replicas, 0)
+    total = space.rankable_size * max(arguments.replicas, 0)
     with (
         closing(engine(arguments.workers, arguments.ray)) as runs,
         progress(f"bench {space.name}", total) as (bar, number),

@@ -58,5 +58,5 @@ def named_derivation(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 def told_scores(run: Run) -> Mapping[Architecture, float]:
     """Score all children, under a progress bar."""
-    with progress("rank", run.module.space.size) as (bar, number):
+    with progress("rank", run.module.space.rankable_size) as (bar, number):
         return all_scores(run, lambda count: bar.advance(number, count))

@@ -14,9 +14,10 @@ from nastricks.files import write_json
 from nastricks.modules import SupernetModule
 from nastricks.ranking.baselines import NO_CEILING, baselines, noise_ceiling
 from nastricks.ranking.metrics import ranking_metrics, s_tau
-from nastricks.ranking.rank import Ranking, find_table, picked
+from nastricks.ranking.rank import Ranking, counted_once, counted_rows, find_table, picked
 from nastricks.ranking.rank import rank as rank_module
 from nastricks.ranking.tables import load_table
+from nastricks.recipe import space_and_spec
 from nastricks.run import calibration_of, load_run
 
 
@@ -24,6 +25,9 @@ def rank(arguments: argparse.Namespace) -> int:
     """Rank each run, write ranking.csv, print measures beside baselines and the ceiling."""
     if arguments.scores is not None:
         return _rank_scores(arguments)
+    if arguments.config or arguments.overrides:
+        told = next(iter([*arguments.config, *arguments.overrides]))
+        raise InputError(f"{told} would describe the space of --scores: a run knows its own, so leave it out")
     if not arguments.runs:
         raise InputError("rank needs a run folder, or --scores FILE with a ranking made anywhere")
     rankings = [_rank_run(folder, arguments, len(arguments.runs)) for folder in arguments.runs]
@@ -98,7 +102,7 @@ def _print_s_tau(rankings: list[Ranking]) -> None:
 
 
 def _rank_scores(arguments: argparse.Namespace) -> int:
-    """Judge a CSV with `architecture` and a score column against a table."""
+    """Judge a CSV with `architecture` and a score column against a table; a space named counts networks as it does."""
     if arguments.table is None:
         raise InputError("--scores needs --table: the ground truth that the scores are judged by")
     path = Path(arguments.scores)
@@ -120,15 +124,20 @@ def _rank_scores(arguments: argparse.Namespace) -> int:
     if len(bad):
         raise InputError(f"{path} gives {bad.iloc[0]!r} no {column} that is a number: score it, or remove its row")
     table = load_table(arguments.table)
+    if arguments.config:
+        space, _ = space_and_spec(arguments.config, arguments.overrides)
+        rows = counted_rows(frame["architecture"].tolist(), space)
+        frame = frame.iloc[list(rows.values())].assign(architecture=list(rows))
+        table = counted_once(load_table(arguments.table, parse=space.parse), space)
     truth = table.truth(frame["architecture"].tolist())
     metrics = ranking_metrics(frame[column], truth)
-    rows = frame.rename(columns={column: "accuracy"}).assign(truth=truth)
+    judged = frame.rename(columns={column: "accuracy"}).assign(truth=truth)
     trivial = {"params": {}, "flops": {}, "chance": baselines(truth, truth, truth, seed=0)["chance"]}
     for kind in ("params", "flops"):
         if kind in frame:
             trivial[kind] = ranking_metrics(frame[kind], truth)
     ceiling = noise_ceiling(table.replicas[[table.row[a] for a in frame["architecture"]]])
-    ranking = Ranking(rows, metrics, trivial, ceiling)
+    ranking = Ranking(judged, metrics, trivial, ceiling)
     _print(ranking, f"{path}: {len(frame)} scores by {column}")
     if arguments.out:
         ranking.write(Path(arguments.out) / "ranking.csv")

@@ -55,7 +55,8 @@ def _describe(space: Space, with_data: bool) -> int:
     print(f"{space.name}: {space.size:,} architectures, {len(space.choices)} choices")
     if space.size <= LISTED:
         distinct = len({space.canonical(architecture) for architecture in space.architectures()})
-        print(f"{distinct:,} of them are distinct networks when trained alone")
+        ranked = "" if space.counts_twins else ", and a ranking counts each of these once"
+        print(f"{distinct:,} of them are distinct networks when trained alone{ranked}")
     for choice in space.choices:
         options = ", ".join(f"{i + 1} {option.name}" for i, option in enumerate(choice.options))
         print(f"  {choice.name} ({choice.kind}): {options}")

@@ -10,7 +10,7 @@ import pandas as pd
 from nastricks.errors import InputError
 from nastricks.files import write_text
 from nastricks.modules import SupernetModule
-from nastricks.ranking.rank import scored, trained_supernet
+from nastricks.ranking.rank import picked, scored, trained_supernet
 from nastricks.run import Run, calibration_of, load_run
 from nastricks.spaces import Architecture
 from nastricks.spaces.drawing import draw
@@ -44,7 +44,7 @@ def derived(
     if not isinstance(module, SupernetModule):
         raise InputError(f"{folder} trained a child: there is nothing to derive")
     trained = trained_supernet(module, run.data, lambda: _ranked(run, folder) or (score_all or all_scores)(run))
-    architecture = module.derivation.derive(trained)
+    architecture = module.space.counted(module.derivation.derive(trained))
     name = module.space.format(architecture)
     write_text(out / drawing, draw(module.space.graph(architecture), f"{module.space.name} {name}"))
     return name
@@ -55,12 +55,13 @@ def _ranked(run: Run, folder: Path) -> Mapping[Architecture, float]:
     space, path = run.module.space, folder / "ranking.csv"
     if path.is_file():
         rows = pd.read_csv(path, dtype={"architecture": str})
-        if len(rows) == space.size:
+        if len(rows) == space.rankable_size:
             return {space.parse(a): float(s) for a, s in zip(rows["architecture"], rows["accuracy"], strict=True)}
     return {}
 
 
 def all_scores(run: Run, done: Callable[[int], None] = lambda count: None) -> Mapping[Architecture, float]:
     """The accuracy of every child of a run's supernet, calibrated as its recipe says."""
-    found = scored(run.module, run.data, list(run.module.space.architectures()), calibration_of(run.config), done)
+    everything = picked(run.module.space, "all", seed=0)
+    found = scored(run.module, run.data, everything, calibration_of(run.config), done)
     return {architecture: score.accuracy for architecture, score in found.items()}

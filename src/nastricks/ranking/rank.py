@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from nastricks.data import ImageSpec, TensorDataModule
 from nastricks.derivations import Trained
@@ -21,6 +22,7 @@ from nastricks.ranking.tables import Table, load_table, shipped_table
 from nastricks.rng import generator
 from nastricks.spaces import Architecture, Cost, Space
 
+MOST_CHILDREN = 100_000
 COLUMNS = ("architecture", "accuracy", "loss", "params", "flops", "truth")
 
 
@@ -63,25 +65,58 @@ def scored(
 
 
 def picked(space: Space, children: str, seed: int) -> list[Architecture]:
-    """All architectures, or N keyed random ones without repetition, in lexicographic order.
+    """All architectures that a ranking counts (`Space.counts_twins`), or N keyed random ones without repetition, in
+    lexicographic order.
 
     Raises:
-        InputError: `children` is neither "all" nor a number from 2 to the space's size.
+        InputError: `children` is neither "all" nor a number from 2 to their number, or they are too many.
     """
     if children == "all":
-        return list(space.architectures())
-    if not children.isdigit() or not 2 <= int(children) <= space.size:
-        raise InputError(f"--children is {children!r}: expected all, or a number from 2 to {space.size}")
+        if space.size > MOST_CHILDREN:
+            raise InputError(
+                f"{space.name} has {space.size:,} architectures: ranking them all is for at most {MOST_CHILDREN:,}, "
+                "choose some with --children 1000 or the ablation's key children"
+            )
+        return list(space.rankable())
+    size = space.rankable_size
+    if not children.isdigit() or not 2 <= int(children) <= size:
+        raise InputError(f"--children is {children!r}: expected all, or a number from 2 to {size}")
     rng, drawn = generator(seed, "children"), set[Architecture]()
+    if not space.counts_twins and space.size <= MOST_CHILDREN:
+        # Drawn by spelling, networks with many would be likelier.
+        everything = list(space.rankable())
+        return sorted(everything[i] for i in torch.randperm(size, generator=rng)[: int(children)].tolist())
     while len(drawn) < int(children):
-        drawn.add(space.sample(rng))
+        drawn.add(space.counted(space.sample(rng)))
     return sorted(drawn)
 
 
 def find_table(space: Space, data: TensorDataModule, path: str | Path | None) -> Table | None:
     """The table named, or the one shipped for the space and data (None where there is none)."""
     found = Path(path) if path is not None else shipped_table(space.name, data.name)
-    return None if found is None else load_table(found, parse=space.parse)
+    return None if found is None else counted_once(load_table(found, parse=space.parse), space)
+
+
+def counted_once(table: Table, space: Space) -> Table:
+    """The rows that a ranking in this space counts."""
+    rows = counted_rows(table.architectures, space)
+    return Table(list(rows), table.replicas[list(rows.values())], name=table.name)
+
+
+def counted_rows(names: Sequence[str], space: Space) -> dict[str, int]:
+    """Architecture -> its row among `names`, for each that a ranking counts (`Space.counts_twins`).
+
+    A network's row is that of its canonical spelling, else that of the first other spelling.
+
+    Raises:
+        InputError: a name is no architecture of the space.
+    """
+    rows: dict[str, int] = {}
+    for row, name in enumerate(names):
+        counted = space.format(space.counted(space.parse(name)))
+        if name == counted or counted not in rows:
+            rows[counted] = row
+    return rows
 
 
 def rank(
@@ -95,11 +130,14 @@ def rank(
 ) -> Ranking:
     """Score children and judge the ranking; `architectures` None takes all of the space.
 
+    Networks are counted as the space says (`Space.counts_twins`).
+
     Raises:
         InputError: the table lacks an architecture.
     """
     space = module.space
-    chosen = list(space.architectures()) if architectures is None else list(architectures)
+    asked = picked(space, "all", seed=0) if architectures is None else architectures
+    chosen = list(dict.fromkeys(space.counted(architecture) for architecture in asked))
     names = [space.format(architecture) for architecture in chosen]
     truth = table.truth(names) if table is not None else None
     scores = scored(module, data, chosen, calibration, done)
@@ -117,7 +155,7 @@ def rank(
     derived = None
     if isinstance(module, SupernetModule):
         trained = trained_supernet(module, data, lambda: {a: scores[a].accuracy for a in chosen})
-        derived = space.format(module.derivation.derive(trained))
+        derived = space.format(space.counted(module.derivation.derive(trained)))
     return judged(rows, table, derived)
 
 

@@ -57,7 +57,7 @@ def train_replica(replica: Replica) -> float:
 def make_table(
     config: Namespace, replicas: int, folder: Path, engine: Engine, done: Callable[[str], None] = lambda line: None
 ) -> Path:
-    """Train what is missing, then write ``table.csv``; returns its path.
+    """Train what is missing, then write ``table.csv``; returns its path. A row an architecture that a ranking counts.
 
     Raises:
         InputError: no child recipe, fewer than one replica, a space that is too large, a folder of another table, or
@@ -73,7 +73,7 @@ def make_table(
     if space.size > MOST_CHILDREN:
         raise InputError(f"{space.name} has {space.size} children: bench trains every one, at most {MOST_CHILDREN}")
     _claim(config, folder)
-    names = [space.format(architecture) for architecture in space.architectures()]
+    names = [space.format(architecture) for architecture in space.rankable()]
     tasks = [Replica(folder, config, name, number) for number in range(replicas) for name in names]
     missing = [task for task in tasks if not task.file.exists()]
     for _ in range(len(tasks) - len(missing)):

@@ -37,9 +37,15 @@ class Edge(NamedTuple):
 
 
 class Space(ABC):
-    """A search space: its choices, its networks, and how its architectures are written."""
+    """A search space: its choices, its networks, and how its architectures are written.
+
+    Attributes:
+        counts_twins: Whether a ranking counts every spelling of one network (`canonical`), as the published figures
+            of most spaces do; else only the canonical one is scored, and stands for all.
+    """
 
     name: ClassVar[str]
+    counts_twins: ClassVar[bool] = True
     choices: tuple[Choice, ...]
 
     @abstractmethod
@@ -111,6 +117,19 @@ class Space(ABC):
         if type(self).legal is Space.legal:
             return itertools.product(*(range(len(choice.options)) for choice in self.choices))
         return self._architectures_from(())
+
+    def counted(self, architecture: Architecture) -> Architecture:
+        """What an architecture is counted as in a ranking: itself, or its canonical spelling (`counts_twins`)."""
+        return architecture if self.counts_twins else self.canonical(architecture)
+
+    def rankable(self) -> Iterator[Architecture]:
+        """Every architecture that a ranking counts, in lexicographic order, one at a time."""
+        return (a for a in self.architectures() if self.counts_twins or self.canonical(a) == a)
+
+    @property
+    def rankable_size(self) -> int:
+        """How many architectures a ranking counts."""
+        return self.size if self.counts_twins else sum(1 for _ in self.rankable())
 
     def _architectures_from(self, prefix: Architecture) -> Iterator[Architecture]:
         if len(prefix) == len(self.choices):

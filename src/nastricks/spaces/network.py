@@ -62,9 +62,10 @@ class GatedOps(nn.Module):
     Args:
         choice: The choice.
         options: The indices of the options to hold.
-        make: Makes the operation of an option for a number of channels: (N, C, H, W) -> (N, C, ceil(H / stride), ...).
-        channels: C, of input and output.
+        make: Makes the operation of an option for a number of channels: (N, C, H, W) -> (N, C', ceil(H / stride), ...).
+        channels: C, of the input.
         stride: 1 or 2.
+        outputs: C', at least C; None is C.
     """
 
     def __init__(
@@ -74,12 +75,14 @@ class GatedOps(nn.Module):
         make: Callable[[int, int], nn.Module],
         channels: int,
         stride: int = 1,
+        outputs: int | None = None,
     ) -> None:
         super().__init__()
         self.choice_name = choice.name
         self.names = [option.name for option in choice.options]
         self.runs = [not option.absent for option in choice.options]
         self.options, self.make, self.channels, self.stride = tuple(options), make, channels, stride
+        self.outputs = channels if outputs is None else outputs
         self.narrow(1)
 
     def narrow(self, parts: int) -> None:
@@ -92,6 +95,11 @@ class GatedOps(nn.Module):
         """
         if parts < 1 or self.channels % parts:
             raise InputError(f"{self.channels} channels of {self.choice_name} cannot be cut into {parts} equal parts")
+        if parts > 1 and self.outputs != self.channels:
+            raise InputError(
+                f"{self.choice_name} makes {self.outputs} channels of {self.channels}: those that pass by would be too "
+                "few, so take parts of choices that keep their channels alone"
+            )
         self.parts = parts
         made = {i: self.make(i, self.channels // parts) for i in self.options if self.runs[i]}
         self.ops = nn.ModuleDict({self.names[index]: op for index, op in made.items()})
@@ -120,16 +128,19 @@ class GatedOps(nn.Module):
                 y = y * per_sample(gate.weights[position])
             total = y if total is None else total + y
         if gate.bypass is not None:
-            # At stride 2 the choice's own input is its 2x2 mean, which has the shape of the output.
-            own = x if self.stride == 1 else F.avg_pool2d(x, self.stride, ceil_mode=True)
-            rest = own * per_sample(gate.bypass)
+            rest = self._own_input(x) * per_sample(gate.bypass)
             total = rest if total is None else total + rest
         if total is not None:
             return total
         if not gate.active:
             raise ValueError("a gate without active options has no output")
         height, width = (math.ceil(side / self.stride) for side in x.shape[2:])
-        return x.new_zeros(len(x), x.shape[1], height, width)
+        return x.new_zeros(len(x), x.shape[1] + self.outputs - self.channels, height, width)
+
+    def _own_input(self, x: Tensor) -> Tensor:
+        """The input in the shape of the output: its 2x2 mean at stride 2, with channels of zeros [ResNet, option A]."""
+        own = x if self.stride == 1 else F.avg_pool2d(x, self.stride, ceil_mode=True)
+        return own if self.outputs == self.channels else F.pad(own, (0, 0, 0, 0, 0, self.outputs - self.channels))
 
 
 def per_sample(weight: Tensor) -> Tensor:

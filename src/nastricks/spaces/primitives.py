@@ -48,6 +48,46 @@ class FactorizedReduction(nn.Module):
         return torch.cat([self.even(x[:, :, ::2, ::2]), self.odd(shifted)], dim=1)
 
 
+class InvertedResidual(nn.Module):
+    """1x1 to `expansion` times the channels, depthwise, 1x1; each with batch norm, ReLU behind the first two.
+
+    (N, inputs, H, W) -> (N, outputs, ceil(H / stride), ceil(W / stride)), with a shortcut where the shapes are equal
+    (MobileNetV2, Sandler et al. 2018, figure 4). Without ReLU6: plain ReLU, as the spaces that use it do.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, expansion: int, stride: int = 1) -> None:
+        super().__init__()
+        hidden = expansion * inputs
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, hidden, 1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, kernel, stride, kernel // 2, groups=hidden, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut = inputs == outputs and stride == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.body(x)
+        return x + y if self.shortcut else y
+
+
+class Projection(nn.Module):
+    """Every second pixel where the stride is 2, 1x1 convolution, batch norm: what changes a shortcut's shape."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.layers = conv_bn(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Sliced for the reason given in FactorizedReduction.
+        return self.layers(x[:, :, :: self.stride, :: self.stride])
+
+
 def classifier(channels: int, classes: int) -> nn.Sequential:
     """Global average, then a linear layer: (N, C, H, W) -> (N, classes)."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
