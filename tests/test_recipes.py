@@ -38,7 +38,7 @@ COUNTS = {
     "spaces": 9,
     "stacks": 2,
     "stages": 1,
-    "tricks": 13,
+    "tricks": 19,
 }
 ARMS = {
     "child_reward": 11,
@@ -78,6 +78,7 @@ BASE = ["recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml"]
 SPOS, DARTS = "recipes/algorithms/spos.yaml", "recipes/algorithms/darts.yaml"
 
 
+OF_DARTS = {"policy that learns", "mixture of options", "gradient through the gates"}  # needs that SPOS does not meet
 NETWORKLESS = ("sequence", "tabular")  # spaces that are only searched
 
 
@@ -157,7 +158,7 @@ def stack(path: Path) -> list[str]:
     if kind == "algorithms":
         space = spaces_of(path)[0]
         return [f"recipes/spaces/{space}.yaml", BASE[1], own]
-    if kind == "tricks" and "policy that learns" in tricks()[path.stem].needs:
+    if kind == "tricks" and OF_DARTS & set(tricks()[path.stem].needs):
         return [*BASE, DARTS, own]
     return [*BASE, SPOS, own]
 

@@ -203,7 +203,8 @@ def load_run(folder: str | Path, overrides: Sequence[str] = ()) -> Run:
     checkpoint = load_checkpoint(path)
     run.check()
     for trick in run.tricks:
-        trick.surgery(run.module)
+        trick.operate(run.module)
+    run.module.use_tricks(run.tricks)
     run.module.on_load_checkpoint(checkpoint)
     try:
         run.module.load_state_dict(checkpoint["state_dict"])

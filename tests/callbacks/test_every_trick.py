@@ -49,6 +49,12 @@ class Settings:
 
 SETTINGS: dict[str, Settings] = {
     "auto_augment": Settings({"kind": "rand_augment"}, documented={"kind": "auto_augment"}),
+    "arch_perturbation": Settings(
+        {"epsilon": 0.3},
+        {"spos": "UniformPath runs one at a time", "child": "Fixed runs one at a time"},
+    ),
+    "auxiliary_skip": Settings({"start": 1.0}),
+    "bn_affine": Settings({"affine": False}),
     "bn_calibration": Settings({"batches": 2}),
     "cutout": Settings({"length": 4}),
     "drop_path": Settings({"probability": 0.5}),
@@ -70,6 +76,8 @@ SETTINGS: dict[str, Settings] = {
     "resource_penalty": Settings(
         {"weight": 1.0}, {"spos": "UniformPath has no parameters", "child": "Fixed has no parameters"}
     ),
+    "op_dropout": Settings({"probability": 0.5}, {"child": "needs a skip connection"}),
+    "partial_channels": Settings({"parts": 4}, {"child": "a child has no choices left"}),
     "sam": Settings({"rho": 0.05}, acts_at_neutral=True, documented={"rho": 0.05}),
     "sgdr": Settings({"t_0": 1}),
     "weight_warmup": Settings(
@@ -78,6 +86,7 @@ SETTINGS: dict[str, Settings] = {
         documented={"fraction": 0.3},
         steps=6,
     ),
+    "zero_one_loss": Settings({"weight": 10.0}, {"spos": "UniformPath takes none", "child": "Fixed takes none"}),
 }
 NAMES = sorted(tricks())
 ALGORITHMS = ("spos", "darts")
@@ -287,7 +296,9 @@ def test_recipe_round_trips(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("stack", ALGORITHMS)
 @pytest.mark.parametrize("name", [n for n in NAMES if tricks()[n].around_gradients is not Trick.around_gradients])
 def test_second_passes_see_the_same(name: str, stack: str, make: Callable[..., Run]) -> None:
-    chosen = {n: settings_of(n).arguments for n in (name, "mixup", "cutout", "drop_path")}
+    chosen = {n: settings_of(n).arguments for n in (name, "mixup", "cutout", "drop_path", "auxiliary_skip")}
+    if stack == "darts":
+        chosen["arch_perturbation"] = {"kind": "adversarial"}  # the passes of the attack itself are in eval mode
     run = make(stack, chosen)
     observer = Observer(run.data, None, 6, 0, None)
     run.trainer.callbacks.append(observer)  # type: ignore[attr-defined]

@@ -111,6 +111,25 @@ class Decay(Trick):
         self.act()
 
 
+class Probe(Trick):
+    """Looks at the network in eval mode before each pass, and changes nothing."""
+
+    changes: ClassVar[Change] = "gates"
+
+    def refusal(self, module: TrainingModule) -> str | None:
+        self.module = module
+        return None
+
+    def on_gates(self, gates: Any, at: Moment) -> Any:
+        self.module.networks.eval()
+        step = self.module.current
+        assert step is not None
+        self.module.criterion(self.module.logits(step.train.images + 1, self.module.space.gates((0, 0, 0))), step.train)
+        self.module.networks.train()
+        self.act()
+        return gates
+
+
 def builder(make: Callable[..., Run], trick: type[Trick]) -> Callable[[str | None], Run]:
     def build(without: str | None) -> Run:
         run = make("spos")
@@ -124,7 +143,7 @@ def builder(make: Callable[..., Run], trick: type[Trick]) -> Callable[[str | Non
     return build
 
 
-@pytest.mark.parametrize("trick", [Unread, Boaster, Rebound])
+@pytest.mark.parametrize("trick", [Unread, Boaster, Rebound, Probe])
 def test_a_trick_that_changes_nothing_is_dead(trick: type[Trick], make: Callable[..., Run]) -> None:
     proof = prove("tested", builder(make, trick), score_child, attempts=2)
     assert not proof.alive
@@ -212,6 +231,11 @@ def test_measures_by_hand() -> None:
     assert measure("learning rate", on, off).words == "learning rate 0.1 -> 0.2"
     assert measure("batch", on, off).size == 1
     assert measure("loss", on, off).size == pytest.approx(0.5)
+    narrow, whole = Observation(weights=torch.zeros(250)), Observation(weights=torch.zeros(1000))
+    assert measure("network", narrow, whole).size == 0.75
+    assert measure("network", narrow, whole).words == "network of 1,000 weights -> 250"
+    on, off = Observation(policy_gradients=b), Observation(policy_gradients=a)
+    assert measure("policy gradient", on, off).words == "gradient of the policy by 20 %"
 
 
 def test_dense_gates_show_weights_and_bypass() -> None:

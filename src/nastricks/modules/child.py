@@ -61,6 +61,7 @@ class ChildModule(TrainingModule):
             micro_batches=micro_batches,
             seed=seed,
         )
+        self.starts_from = weights
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         log_scores(self, "validation", self.networks[0](batch.images), batch)

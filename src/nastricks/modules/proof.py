@@ -78,8 +78,8 @@ class Proof:
 class Observation:
     """One training step as it was seen; tensors are float64 on the CPU.
 
-    `images`, `targets` and `gates` have an entry a pass through a network, in order; the others are the state after
-    the step.
+    `images`, `targets` and `gates` have an entry a pass through a network, in order; passes in eval mode are none of
+    the training's [an attack, a measurement]. The others are the state after the step.
     """
 
     images: list[Tensor] = field(default_factory=list)
@@ -89,6 +89,7 @@ class Observation:
     gradients: Tensor = field(default_factory=lambda: torch.zeros(0))
     statistics: Tensor = field(default_factory=lambda: torch.zeros(0))
     policy: Tensor = field(default_factory=lambda: torch.zeros(0))
+    policy_gradients: Tensor = field(default_factory=lambda: torch.zeros(0))
     rates: list[float] = field(default_factory=list)
     loss: float = 0.0
     allowed: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -127,14 +128,17 @@ class Observer(pl.Callback):
         criterion = module.criterion
 
         def observed(logits: Tensor, batch: Batch) -> Tensor:
-            hard = nn.functional.one_hot(batch.labels, logits.shape[1])
-            self.seen.targets.append(_flat([hard if batch.targets is None else batch.targets]))
+            if module.networks.training:
+                hard = nn.functional.one_hot(batch.labels, logits.shape[1])
+                self.seen.targets.append(_flat([hard if batch.targets is None else batch.targets]))
             return criterion(logits, batch)
 
         setattr(module, "criterion", observed)  # noqa: B010 - as above
 
     def _pass(self, space: Space) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def record(network: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if not network.training:
+                return
             images, gates = inputs
             self.seen.images.append(_flat([images]))
             self.seen.gates.append(dense_gates(space, gates, len(images)))
@@ -145,9 +149,10 @@ class Observer(pl.Callback):
         module, seen = _training_module(pl_module), self.seen
         parameters = list(module.networks.parameters())
         seen.weights = _flat(parameters)
-        seen.gradients = _flat([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
+        seen.gradients = _flat(_gradients(parameters))
         seen.statistics = _flat(statistics(batch_norms(module.networks)))
         seen.policy = _flat(list(module.policy.parameters()))
+        seen.policy_gradients = _flat(_gradients(list(module.policy.parameters())))
         seen.allowed = dict(module.policy.allowed)
         seen.rates = [float(group["lr"]) for o in trainer.optimizers[:1] for group in o.param_groups]
         seen.loss = module.epoch_metrics().get("train/loss", float("nan"))  # a guard may have ended before the step
@@ -217,6 +222,9 @@ def measure(change: Change, on: Observation, off: Observation) -> Measured:
         pairs = list(zip(on.rates, off.rates, strict=True))
         size = max((abs(a - b) / max(abs(b), 1e-12) for a, b in pairs), default=0.0)
         return Measured(size, f"learning rate {off.rates[0]:.6g} -> {on.rates[0]:.6g}")
+    if change == "network":
+        size = abs(len(on.weights) - len(off.weights)) / max(len(off.weights), 1)
+        return Measured(size, f"network of {len(off.weights):,} weights -> {len(on.weights):,}")
     if change == "options":
         masked = sum(len(set(off.allowed[name]) ^ set(on.allowed[name])) for name in off.allowed)
         return Measured(float(masked), f"{masked} allowed options")
@@ -225,6 +233,7 @@ def measure(change: Change, on: Observation, off: Observation) -> Measured:
         "gradients": (on.gradients, off.gradients, "gradient of the weights"),
         "normalisation statistics": (on.statistics, off.statistics, "running statistics"),
         "policy": (on.policy, off.policy, "policy's parameters after the step"),
+        "policy gradient": (on.policy_gradients, off.policy_gradients, "gradient of the policy"),
     }
     a, b, what = vectors[change]
     size = relative_difference(a, b)
@@ -281,6 +290,10 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
     """All entries in one vector (n,)."""
     flat = [t.detach().double().cpu().flatten() for t in tensors]
     return torch.cat(flat) if flat else torch.zeros(0, dtype=torch.float64)
+
+
+def _gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
 
 
 def _training_module(module: pl.LightningModule) -> TrainingModule:

@@ -90,7 +90,7 @@ class SupernetModule(TrainingModule):
             micro_batches=micro_batches,
             seed=seed,
         )
-        self.derivation = derivation
+        self.derivation, self.starts_from = derivation, weights
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy of the policy's own gates, uncalibrated: a sign of life; `nastricks rank` judges."""

@@ -94,6 +94,7 @@ class TrainingModule(pl.LightningModule):
         self.label_smoothing, self.gradient_clip_val = label_smoothing, gradient_clip_val
         self.micro_batches = micro_batches
         self.current: TrainingStep | None = None  # the step that is running [attacks by tricks]
+        self.starts_from: str | None = None  # the earlier run whose weights the networks start with
         self.steps_seen = 0
         self.steps_per_epoch = 1
         self.epochs = 1.0

@@ -31,6 +31,8 @@ Change = Literal[
     "learning rate",
     "normalisation statistics",
     "policy",
+    "policy gradient",
+    "network",
     "options",
     "length of training",
 ]
@@ -171,9 +173,13 @@ class Trick(pl.Callback):
         reason = self.refusal(pl_module)
         if reason:
             raise InputError(reason)
-        if self.name not in pl_module.operated:  # a second `fit` or a `validate` sets up again
-            self.surgery(pl_module)
-            pl_module.operated.add(self.name)
+        self.operate(pl_module)
+
+    def operate(self, module: "TrainingModule") -> None:
+        """Do the surgery, once: a second `fit` or a `validate` sets up again."""
+        if self.name not in module.operated:
+            self.surgery(module)
+            module.operated.add(self.name)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.acts == 0 and not self.after_training:

@@ -24,7 +24,12 @@ def _choices(kind: str, blocks: int, operations: tuple[str, ...]) -> tuple[Choic
     nodes = [f"input{i}" for i in range(INPUTS)] + [f"block{b}" for b in range(blocks)]
     read = tuple(Option(node, identity=True, learns=False) for node in nodes)
     ops = tuple(
-        Option(name, identity=name == "identity" and not halves, learns=has_weights(name, 2 if halves else 1))
+        Option(
+            name,
+            identity=name == "identity" and not halves,
+            learns=has_weights(name, 2 if halves else 1),
+            skip=name == "identity",
+        )
         for name in operations
     )
     choices: list[Choice] = []
