@@ -249,6 +249,18 @@ def test_children_are_judged_by_the_other_seeds_of_the_truth_arm(
         assert frame["truth"].to_numpy() == pytest.approx(truth)
         tau = kendall_tau(frame["accuracy"].to_numpy(), truth)
         assert results.loc[(arm, seed), "gt_tau"] == pytest.approx(tau, abs=1e-6)
+        assert {"params", "flops"} <= set(frame.columns)
+    told = json.loads((out / "answer.json").read_text())
+    means = results["gt_tau"].groupby("arm").mean()
+    first = means.sort_values(ascending=False).index[0]
+    assert told[1].startswith(f"gt_tau with the other seeds of base, and the time for all children: {first} 0.")
+    assert all(f"{arm} {means[arm]:.2f} ± " in told[1] for arm in ARMS)
+    assert told[1].count("in 12 s") == 3
+    (scale,) = (line for line in told if line.startswith("For scale"))
+    assert all(f"{name} " in scale for name in ("base", "parameters", "FLOPs", "chance", "noise ceiling"))
+    page = (out / "report.html").read_text()
+    assert "its accuracy in base, the truth here" in page
+    assert "accuracy of the child (fraction)" in page
     gain = results.loc["short_calibrated", "mean_accuracy"] - results.loc["short", "mean_accuracy"]
     assert gain.to_numpy() == pytest.approx(0.1)
     shared = json.loads((out / "trials/short_calibrated/seed=0/result.json").read_text())["shared_training"]

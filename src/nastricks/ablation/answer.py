@@ -68,6 +68,22 @@ def _from_when(effects: pd.DataFrame, metrics: Metrics, judged_against_base: Seq
     return lines
 
 
+def how_well_each_ranks(results: pd.DataFrame, metric: str, truth_arm: str) -> str:
+    """How well the children of each arm rank those of `truth_arm`, and in how much time: a sentence, the best first.
+
+    Mean and standard deviation over the finished trials of `results` (``results.csv``); seconds are a trial's.
+    """
+    done = results[(results["status"] == "done") & results[metric].notna()]
+    by_arm = (
+        done.groupby("arm")[[metric, "seconds"]].agg(["mean", "std"]).sort_values((metric, "mean"), ascending=False)
+    )
+    told = []
+    for arm, row in by_arm.iterrows():
+        spread = f" ± {row[metric, 'std']:.2f}" if pd.notna(row[metric, "std"]) else ""
+        told.append(f"{arm} {row[metric, 'mean']:.2f}{spread} in {row['seconds', 'mean']:.0f} s")
+    return f"{metric} with the other seeds of {truth_arm}, and the time for all children: {'; '.join(told)}."
+
+
 def answer(
     effects: pd.DataFrame,
     interactions: pd.DataFrame | None,

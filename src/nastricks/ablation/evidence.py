@@ -112,7 +112,10 @@ class Evidence:
         return scale([trial.result for trial in self.trials], metric)
 
     def mean_ranking(self, arm: str) -> pd.DataFrame | None:
-        """Mean over the seeds of accuracy, loss, params, flops and truth, a row an architecture; None without truth."""
+        """Mean over the seeds of accuracy, loss, params, flops and truth, a row an architecture; None without truth.
+
+        Where children are judged by those of another arm, the truth is the mean over seeds too.
+        """
         tables = [t.ranking for t in self.trials if t.arm == arm and t.ranking is not None]
         if not tables:
             return None

@@ -121,8 +121,9 @@ def recipe_file(config: Mapping[str, Any]) -> str:
 def panels(evidence: Evidence) -> list[Panel]:
     """The plots for which there is evidence, each with the variants that a reader can choose."""
     metrics, arms, done = evidence.metrics, list(evidence.arms), evidence.done
+    against = "base or the arm named" if evidence.config.get("against") else "base"
     found = [
-        Panel("effects", "metric", _forests(evidence.shown_effects, metrics)),
+        Panel("effects", "metric", _forests(evidence.shown_effects, metrics, against)),
         Panel("interactions", "metric", _forests(evidence.interactions, metrics, "the sum of both")),
         Panel(
             "trials",
@@ -143,7 +144,7 @@ def panels(evidence: Evidence) -> list[Panel]:
     return [panel for panel in found if panel.variants]
 
 
-def _forests(judged: pd.DataFrame, metrics: Mapping[str, str], against: str = "base") -> dict[str, Any]:
+def _forests(judged: pd.DataFrame, metrics: Mapping[str, str], against: str) -> dict[str, Any]:
     groups = {metric: judged[judged["metric"] == metric] for metric in metrics}
     return {m: forest(rows, m, metrics[m], against) for m, rows in groups.items() if len(rows)}
 
@@ -153,15 +154,21 @@ def _ranking_panels(evidence: Evidence) -> list[Panel]:
     rankings = {arm: ranking for arm in evidence.arms if (ranking := evidence.mean_ranking(arm)) is not None}
     if not rankings:
         return []
-    supernet = {}
+    alone = bool(evidence.config.get("truth_arm"))
+    what = "accuracy of the child (fraction)" if alone else "accuracy in the supernet (fraction)"
+    scored = {}
     for arm, ranking in rankings.items():
         values = done.loc[done["arm"] == arm, primary]
-        supernet[arm] = rank_scatter(
-            ranking, "accuracy", f"{arm}: {primary} {number(values.mean())}, n {values.count()}"
-        )
+        title = f"{arm}: {primary} {number(values.mean())}, n {values.count()}"
+        scored[arm] = rank_scatter(ranking, "accuracy", title, what)
     baseline = evidence.scale(primary).get(BASELINES["params"])
-    counted = rank_scatter(next(iter(rankings.values())), "params", f"parameter count: {primary} {number(baseline)}")
-    return [Panel("scatter", "arm", supernet), Panel("parameters", "arm", {"parameters": counted})]
+    counted = rank_scatter(
+        next(iter(rankings.values())),
+        "params",
+        f"parameter count: {primary} {number(baseline)}",
+        "parameters of the child (count)",
+    )
+    return [Panel("scatter", "arm", scored), Panel("parameters", "arm", {"parameters": counted})]
 
 
 def _curves(evidence: Evidence) -> dict[str, Any]:

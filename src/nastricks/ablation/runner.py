@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 from jsonargparse import Namespace
 
-from nastricks.ablation.answer import answer
+from nastricks.ablation.answer import answer, how_well_each_ranks
 from nastricks.ablation.design import BASE, Arm
 from nastricks.ablation.evidence import TRIAL_COLUMNS, scale
 from nastricks.ablation.plan import Plan
@@ -21,6 +21,7 @@ from nastricks.ablation.statistics import judge
 from nastricks.ablation.trial import Training, finished, run_training, trial_folder
 from nastricks.errors import InputError
 from nastricks.files import write_csv, write_json, write_text
+from nastricks.ranking.baselines import baselines, noise_ceiling
 from nastricks.ranking.metrics import ranking_metrics_by_accuracy_and_loss
 from nastricks.recipe import locate
 from nastricks.search.engine import Engine, Lost
@@ -131,18 +132,23 @@ def _judge_children(folder: Path, truth_arm: str, results: Sequence[dict[str, An
     """Judge each trial's children by those of `truth_arm`, the mean over its other seeds.
 
     Its own seed is left out for every arm alike, so that no arm is compared with the very trainings that it shares a
-    seed with; with one seed there is nothing to compare with. The columns of ``ranking.csv`` get the truth.
+    seed with; with one seed there is nothing to compare with. ``ranking.csv`` gets the truth, ``result.json`` what a
+    ranking by size reaches against it, and how far these other seeds agree.
     """
     done = {(r["arm"], r["seed"]): r for r in results if r["status"] == "done"}
     frames = {key: pd.read_csv(trial_folder(folder, *key) / "ranking.csv", dtype={"architecture": str}) for key in done}
     seeds = [seed for arm, seed in frames if arm == truth_arm]
     for (arm, seed), frame in frames.items():
         others = [frames[truth_arm, other].set_index("architecture")["accuracy"] for other in seeds if other != seed]
-        if others:
-            truth = pd.concat(others, axis=1).mean(axis=1).reindex(frame["architecture"]).to_numpy()
-            judged = ranking_metrics_by_accuracy_and_loss(frame["accuracy"], frame["loss"], truth)
-            done[arm, seed]["metrics"] |= judged
-            write_csv(trial_folder(folder, arm, seed) / "ranking.csv", frame.assign(truth=truth))
+        if not others:
+            continue
+        replicas = pd.concat(others, axis=1).reindex(frame["architecture"]).to_numpy()
+        truth, result = replicas.mean(axis=1), done[arm, seed]
+        result["metrics"] |= ranking_metrics_by_accuracy_and_loss(frame["accuracy"], frame["loss"], truth)
+        result["baselines"] = baselines(frame["params"], frame["flops"], truth, seed=0)
+        result["noise_ceiling"] = noise_ceiling(replicas)
+        write_csv(trial_folder(folder, arm, seed) / "ranking.csv", frame.assign(truth=truth))
+        write_json(trial_folder(folder, arm, seed) / "result.json", result)
 
 
 def conclude(folder: Path) -> list[str]:
@@ -184,6 +190,8 @@ def conclude(folder: Path) -> list[str]:
     base = results.loc[(results["arm"] == BASE) & (results["status"] == "done"), primary].mean()
     beside = {BASE: float(base), **scale(found, primary)}
     sentences = answer(alone, crossed if quadruples else None, metrics, beside, against)
+    if described.get("truth_arm") and primary in results:
+        sentences.insert(1, how_well_each_ranks(results, primary, described["truth_arm"]))
     write_json(folder / "answer.json", sentences)
     write_report(folder)
     return sentences

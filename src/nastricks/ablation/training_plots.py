@@ -21,8 +21,8 @@ from nastricks.ablation.plot_style import (
 )
 
 
-def rank_scatter(ranking: pd.DataFrame, score: str, title: str) -> go.Figure:
-    """One point a child: `score` (column "accuracy" or "params" of `ranking`) against the true accuracy.
+def rank_scatter(ranking: pd.DataFrame, score: str, title: str, what: str) -> go.Figure:
+    """One point a child: `score` (column "accuracy" or "params" of `ranking`), labelled `what`, against the truth.
 
     The child that `score` puts first and the truly best child are marked.
     """
@@ -44,7 +44,6 @@ def rank_scatter(ranking: pd.DataFrame, score: str, title: str) -> go.Figure:
         traces.append(_points(pick, score, [text[at]], name, {"size": 17, "line": {"width": 3}, **look}))
     low, high = float(ranking["truth"].min()), float(ranking["truth"].max())
     pad = 0.06 * (high - low) or 0.01
-    what = "accuracy in the supernet (fraction)" if score == "accuracy" else "parameters of the child (count)"
     return figure(
         traces,
         400,

@@ -111,7 +111,8 @@ def _children(training: Training, arms: Sequence[str], watch: Stopwatch) -> list
     leader = next(iter(training.arms))
     try:
         configs = {arm: with_seed(training.arms[arm], training.seed) for arm in arms}
-        space = build(configs[arms[0]], None, quiet=True).module.space
+        module = build(configs[arms[0]], None, quiet=True).module
+        space = module.space
         chosen = picked(space, training.children, seed=0)
         for architecture in chosen:
             name = space.format(architecture)
@@ -124,17 +125,21 @@ def _children(training: Training, arms: Sequence[str], watch: Stopwatch) -> list
                     write_json(files[arm], {"architecture": name, **asdict(measured)})
     except Exception as error:
         return [_failed(training, arm, leader, error, watch.seconds()) for arm in arms]
-    return [_collected(training, arm, leader, configs[arm], list(map(space.format, chosen))) for arm in arms]
+    sizes = {space.format(architecture): cost(space, architecture, module)._asdict() for architecture in chosen}
+    return [_collected(training, arm, leader, configs[arm], sizes) for arm in arms]
 
 
 def _child_file(training: Training, arm: str, name: str) -> Path:
     return trial_folder(training.folder, arm, training.seed) / "children" / f"{name}.json"
 
 
-def _collected(training: Training, arm: str, leader: str, config: Namespace, names: Sequence[str]) -> dict[str, Any]:
-    """The result of an arm whose children are trained."""
+def _collected(
+    training: Training, arm: str, leader: str, config: Namespace, sizes: Mapping[str, Mapping[str, int]]
+) -> dict[str, Any]:
+    """The result of an arm whose children are trained; `sizes` are the parameters and FLOPs of each."""
     place = trial_folder(training.folder, arm, training.seed)
-    frame = pd.DataFrame([json.loads(_child_file(training, arm, name).read_text()) for name in names])
+    rows = [{**json.loads(_child_file(training, arm, name).read_text()), **size} for name, size in sizes.items()]
+    frame = pd.DataFrame(rows)
     write_csv(place / "ranking.csv", frame)
     write_text(place / "config.yaml", dump_any(config))
     means = {f"mean_{column}": float(frame[column].mean()) for column in ("accuracy", "loss")}
