@@ -29,7 +29,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 FOUND = sorted(RECIPES.rglob("*.yaml"))
 COUNTS = {
     "ablations": 11,
-    "algorithms": 22,
+    "algorithms": 32,
     "child": 5,
     "data": 6,
     "loggers": 1,
@@ -70,6 +70,7 @@ TWO_EPOCHS = {"data.init_args.train_size": 16, "trainer.max_epochs": 2}
 SMALLER = {  # what is made for larger images or networks, or acts between epochs
     "spaces/darts": {"space.init_args.channels": 4, "space.init_args.cells": 3},
     **{f"algorithms/{name}": TWO_EPOCHS for name in ("darts_plus", "goldnas", "cpnas")},
+    "algorithms/published/pcdarts": {"tricks.weight_warmup.epochs": 0.5},
     **{f"algorithms/published/{name}": TWO_EPOCHS for name in ("darts_plus", "cpnas")},
     "stacks/harder_augmentation_cifar10": {"tricks.cutout.length": 4},
 }

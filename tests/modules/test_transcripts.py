@@ -86,6 +86,7 @@ class Plain:
     step: int = 0
     allowed: dict[str, tuple[int, ...]] = field(default_factory=lambda: dict.fromkeys(LAYERS, (0, 1, 2, 3)))
     bypass: float = 0.0
+    parts: int = 1
 
     def __post_init__(self) -> None:
         self.weights = Momentum(list(self.network.parameters()))
@@ -100,8 +101,13 @@ class Plain:
     def mixed(self, layer: str, x: Tensor, weights: Mapping[int, Tensor | float]) -> Tensor:
         segments: Any = self.network.get_submodule("segments")
         ops = segments[layer].choice.ops
-        total = sum((w * ops[OPTIONS[i]](x) for i, w in weights.items()), torch.zeros((), dtype=x.dtype))
-        return total + self.bypass * x
+        own = x.shape[1] // self.parts
+        through, passing = x[:, :own], x[:, own:]
+        total = sum((w * ops[OPTIONS[i]](through) for i, w in weights.items()), torch.zeros((), dtype=x.dtype))
+        mixed = torch.cat([total + self.bypass * through, passing], dim=1)
+        # Shuffled: channel c of part p becomes channel number c * parts + p.
+        order = [part * own + channel for channel in range(own) for part in range(self.parts)]
+        return mixed[:, order]
 
     def loss(self, split: Any, weights: Weights) -> Tensor:
         """Cross entropy of the supernet of tiny64, layer by layer."""
@@ -137,6 +143,12 @@ def softmax(at: Plain, role: Role) -> Weights:
 
 def sigmoid(at: Plain, role: Role) -> Weights:
     return {layer: at.by_option(layer, 1 / (1 + (-at.own(layer)).exp())) for layer in LAYERS}
+
+
+def weights_of(gates: Tensor) -> Weights:
+    """All options of all layers, (12,)."""
+    parts = gates.view(3, 4)
+    return {layer: dict(enumerate(part.unbind())) for layer, part in zip(LAYERS, parts, strict=True)}
 
 
 def uniform_path(at: Plain, role: Role) -> Weights:
@@ -431,6 +443,75 @@ class Cpnas(Case):
         return False
 
 
+class FairDarts(Case):
+    recipe = "fairdarts"
+
+    def gates(self, at: Plain, role: Role) -> Weights:
+        return sigmoid(at, role)
+
+    def extra(self, at: Plain) -> Tensor:
+        gates = torch.stack([torch.as_tensor(w) for layer in LAYERS for w in sigmoid(at, "policy")[layer].values()])
+        return -10.0 * ((gates - 0.5) ** 2).sum() / len(gates)
+
+
+class PcDarts(Case):
+    """A quarter of the channels goes through the operations, the rest passes by, and all are shuffled."""
+
+    recipe = "pcdarts"
+    parts = 4
+
+    def learns(self, at: Plain) -> bool:
+        at.parts = self.parts
+        return warm(0.3)(at)
+
+
+class SdartsRs(Case):
+    recipe = "sdarts_rs"
+
+    def box(self, at: Plain) -> tuple[float, Tensor]:
+        """Half-width, and a uniform point of the box."""
+        epsilon = 0.03 + (0.3 - 0.03) * at.step / STEPS
+        draws = torch.rand(12, generator=at.moment("weights").generator("arch_perturbation"), dtype=torch.float64)
+        return epsilon, epsilon * (2 * draws - 1)
+
+    def shift(self, at: Plain, centre: Tensor) -> Tensor:
+        return self.box(at)[1]
+
+    def gates(self, at: Plain, role: Role) -> Weights:
+        if role == "policy":
+            return softmax(at, role)
+        centre = torch.cat([torch.softmax(at.alpha[layer].detach(), 0) for layer in LAYERS])
+        return weights_of(centre + self.shift(at, centre))
+
+
+class SdartsAdv(SdartsRs):
+    """Seven steps of sign ascent in eval mode, projected to the box; taken back where the loss has not risen."""
+
+    recipe = "sdarts_adv"
+
+    def shift(self, at: Plain, centre: Tensor) -> Tensor:
+        epsilon, delta = self.box(at)
+        at.network.eval()
+        for _ in range(7):
+            delta = delta.detach().requires_grad_()
+            (g,) = torch.autograd.grad(at.loss("train", weights_of(centre + delta)), delta)
+            delta = (delta.detach() + 2 * epsilon / 7 * g.sign()).clamp(-epsilon, epsilon)
+        with torch.no_grad():
+            rises = at.loss("train", weights_of(centre + delta)) > at.loss("train", weights_of(centre))
+        at.network.train()
+        return delta if bool(rises) else torch.zeros_like(delta)
+
+
+class DartsMinus(Case):
+    """Beside every layer its own input, with a weight that falls from one to zero."""
+
+    recipe = "darts_minus"
+
+    def learns(self, at: Plain) -> bool:
+        at.bypass = 1.0 - at.step / STEPS
+        return True
+
+
 class Gdas(Case):
     recipe = "gdas"
 
@@ -464,6 +545,11 @@ CASES: dict[str, Case] = {
         DartsPlusGoesOn,
         GoldNAS,
         Cpnas,
+        FairDarts,
+        PcDarts,
+        SdartsRs,
+        SdartsAdv,
+        DartsMinus,
     )
 }
 TOLD_ELSEWHERE = {"enas": "tests/estimators/test_enas.py"}
