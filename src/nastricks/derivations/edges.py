@@ -1,6 +1,7 @@
 """Which edges into a node stay, and with which operation: what derivations over nodes have in common."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -50,6 +51,22 @@ def strongest_edges(strengths: Sequence[float], edges: int | None, fixed: Sequen
     return sorted(ranked if edges is None else ranked[: max(edges, must)])
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What is read off an edge: its strongest operation, and whether it may stay, and whether it may go."""
+
+    place: int
+    operation: int
+    strength: float
+    passes: bool
+    none: int | None
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the edge has no way to be absent."""
+        return self.none is None
+
+
 def read_edges(
     space: Space,
     allowed: Allowed,
@@ -66,31 +83,29 @@ def read_edges(
     """
     picked = [strongest(scores[choice.name], allowed[choice.name]) for choice in space.choices]
     for node, places in edges_of_nodes(space).items():
-        there: list[int] = []  # edges that can stay, with their strongest operation
-        fixed: list[bool] = []
-        passed: list[bool] = []
-        for place in places:
-            choice = space.choices[place]
-            own, none = scores[choice.name], _allowed_absent(choice, allowed)
-            operations = [index for index in allowed[choice.name] if index != none]
-            if not operations:
-                continue
-            picked[place] = strongest(own, operations)
-            there.append(place)
-            fixed.append(none is None)
-            passed.append(none is None or passes(own, picked[place], none))
-        strengths = [float(scores[space.choices[p].name][picked[p]]) for p in there]
-        strong = [i for i in strongest_edges(strengths, None) if passed[i]]
+        read = [_read(space.choices[place], place, allowed, scores, passes) for place in places]
+        there = [reading for reading in read if reading is not None]
+        strong = [reading for reading in there if reading.passes]
         short = (at_least or {}).get(node, 0)
         if len(strong) < short:
-            strong = strongest_edges(strengths, short, passed)
-        kept = {strong[i] for i in strongest_edges([strengths[i] for i in strong], edges, [fixed[i] for i in strong])}
-        for i, place in enumerate(there):
-            if i not in kept:
-                none = _allowed_absent(space.choices[place], allowed)
-                assert none is not None, "an edge that may not be absent stays"
-                picked[place] = none
+            kept = strongest_edges([r.strength for r in there], short, [r.passes for r in there])
+            strong = [there[i] for i in kept]
+        kept = strongest_edges([r.strength for r in strong], edges, [r.fixed for r in strong])
+        stay = {strong[i].place for i in kept}
+        for reading in there:
+            assert reading.place in stay or reading.none is not None, "an edge that may not be absent stays"
+            picked[reading.place] = reading.operation if reading.place in stay else reading.none or 0
     return tuple(picked)
+
+
+def _read(choice: Choice, place: int, allowed: Allowed, scores: Mapping[str, Tensor], passes: Passes) -> Reading | None:
+    """What is read off an edge; None where it can only be absent."""
+    own, none = scores[choice.name], _allowed_absent(choice, allowed)
+    operations = [index for index in allowed[choice.name] if index != none]
+    if not operations:
+        return None
+    best = strongest(own, operations)
+    return Reading(place, best, float(own[best]), none is None or passes(own, best, none), none)
 
 
 def _allowed_absent(choice: Choice, allowed: Allowed) -> int | None:
