@@ -17,7 +17,9 @@ class Option:
 
     `identity` passes its input through unchanged; `learns` says that it has weights; `skip` says that it is a skip
     connection, also where it changes the shape (a skip at stride 2 has weights); `absent` is no connection at all:
-    it adds nothing, and costs nothing [the `none` of DARTS].
+    it adds nothing, and costs nothing [the `none` of DARTS]. `mixed` says that a relaxation mixes it with the others;
+    where it is false only an architecture can take it [`none` of an edge that the search lets choose among operations
+    alone, as in the spaces S1, S2 and S4 of RobustDARTS].
     """
 
     name: str
@@ -25,6 +27,7 @@ class Option:
     learns: bool = True
     skip: bool = False
     absent: bool = False
+    mixed: bool = True
 
 
 @dataclass(frozen=True)

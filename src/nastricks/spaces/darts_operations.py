@@ -1,4 +1,4 @@
-"""The operations of DARTS's cells (Liu et al. 2019, section 3.1 and the official code), and the sets that papers use.
+"""The operations of DARTS's cells (Liu et al. 2019, section 3.1 and the official code).
 
 Every operation maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)) for a stride of 1 or 2. Convolutions
 come in the order ReLU, convolution, batch norm.
@@ -7,12 +7,13 @@ come in the order ReLU, convolution, batch norm.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from nastricks.spaces.choices import Option
 from nastricks.spaces.primitives import FactorizedReduction, separable_conv
 
-NONE, SKIP = "none", "skip_connect"
+NONE, SKIP, NOISE = "none", "skip_connect", "noise"
 
 
 class Norms(NamedTuple):
@@ -36,7 +37,9 @@ def option(name: str, stride: int, norms: Norms) -> Option:
         return Option(NONE, learns=False, absent=True)
     if name == SKIP:
         return Option(SKIP, identity=stride == 1, learns=stride == 2, skip=True)
-    return Option(name, learns=norms.pools and norms.affine if "pool" in name else True)
+    if "pool" in name:
+        return Option(name, learns=norms.pools and norms.affine)
+    return Option(name, learns=name != NOISE)
 
 
 def _pool(layer: nn.Module, channels: int, norms: Norms) -> nn.Module:
@@ -58,6 +61,24 @@ def _skip(channels: int, stride: int, norms: Norms) -> nn.Module:
 def reduction(inputs: int, outputs: int, norms: Norms) -> nn.Sequential:
     """ReLU, factorized reduction, batch norm."""
     return nn.Sequential(nn.ReLU(), FactorizedReduction(inputs, outputs), nn.BatchNorm2d(outputs, affine=norms.affine))
+
+
+class Noise(nn.Module):
+    """Standard normal noise in place of the input, drawn anew in every pass, in evaluation too (Zela et al. 2020, S4).
+
+    It comes from torch's global generator of the input's device, which a training step keys.
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.randn_like(x[:, :, :: self.stride, :: self.stride])
+
+
+def _noise(channels: int, stride: int, norms: Norms) -> nn.Module:
+    return Noise(stride)
 
 
 def _separable(kernel: int) -> Callable[[int, int, Norms], nn.Module]:
@@ -82,6 +103,8 @@ _MAKERS: dict[str, Callable[[int, int, Norms], nn.Module]] = {
     "sep_conv_5x5": _separable(5),
     "dil_conv_3x3": _dilated(3),
     "dil_conv_5x5": _dilated(5),
+    NOISE: _noise,
 }
 OPERATIONS = (NONE, *_MAKERS)
-"""All operations, in the order of the official code."""
+PUBLISHED = OPERATIONS[:-1]
+"""The operations of DARTS, in the order of the official code."""

@@ -1,96 +1,208 @@
-"""Draws an architecture as an SVG: boxes from left to right, an arrow a decision."""
+"""Draws an architecture as an SVG: a short row of decisions as boxes and arrows, anything else as a wiring diagram.
 
+In a wiring diagram a node is a box that lists what enters it, a line a decision. Every node that is read has a lane of
+its own beside the boxes, from which lines lead to its readers further down. Words stand in boxes, so however dense the
+graph is, none covers another. Parts that are not connected, such as two kinds of cells, stand side by side.
+"""
+
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 from nastricks.spaces.base import Edge
 
-BOX_WIDTH, BOX_HEIGHT, GAP, ROW = 124, 40, 190, 96
-MARGIN, TITLE = 24, 44
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#666666")
+BOX_HEIGHT, GAP = 40, 190
+MARGIN, PANEL_GAP, WIDEST = 24, 48, 1400
+HEADER, LINE, BETWEEN, LANE = 30, 24, 16, 15
+LETTER = 7.6  # generous mean width of a letter, in pixels
+ROW_NODES = 6  # a longer row is a wiring diagram
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07800", "#2b8cbe", "#7a5195", "#666666")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One connected part, drawn from its own corner (0, 0)."""
+
+    width: int
+    height: int
+    parts: tuple[str, ...]
 
 
 def draw(edges: Sequence[Edge], title: str) -> str:
-    """The text of an SVG file. Nodes stand in the column of their longest path from a source.
+    """The text of an SVG file.
 
-    Arrows between the same two nodes are drawn as one, with all their labels.
+    Nodes of a connected part whose names begin with the same words and a colon, such as ``normal: node 2``, are drawn
+    without them, under a heading.
     """
-    edges = _joined(edges)
-    columns = _columns(edges)
-    width = 2 * MARGIN + (max(columns.values()) + 1) * BOX_WIDTH + max(columns.values()) * GAP
-    rows = _rows(edges, columns)
-    height = TITLE + 2 * MARGIN + BOX_HEIGHT + max(rows.values()) * ROW + 40
-    place = {n: (MARGIN + columns[n] * (BOX_WIDTH + GAP), TITLE + MARGIN + rows[n] * ROW) for n in columns}
     labels = list(dict.fromkeys(edge.label for edge in edges))
     colour = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
+    panels = []
+    for part in _components(edges):
+        row = _as_row(part)
+        panels.append(_wiring(part, colour) if row is None else _row(row, colour))
+    places, width, height = _flow(panels)
+    lines = textwrap.wrap(title, max(20, int(width / 8.6)), break_long_words=True) or [""]
+    top = MARGIN + 21 * len(lines) + 12
+    width, height = width + 2 * MARGIN, height + top + MARGIN
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="system-ui, sans-serif" font-size="14" role="img">',
         f"<title>{escape(title)}</title>",
         '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="{MARGIN}" y="{MARGIN + 8}" font-size="17" font-weight="600" fill="#222">{escape(title)}</text>',
     ]
-    parts += [_arrow(edge, place, columns, colour[edge.label], i) for i, edge in enumerate(edges)]
-    parts += [_box(node, *where) for node, where in place.items()]
+    for number, line in enumerate(lines):
+        y = MARGIN + 10 + 21 * number
+        parts.append(f'<text x="{MARGIN}" y="{y}" font-size="15" font-weight="600" fill="#222">{escape(line)}</text>')
+    for panel, (x, y) in zip(panels, places, strict=True):
+        parts += [f'<g transform="translate({MARGIN + x} {top + y})">', *panel.parts, "</g>"]
     return "\n".join([*parts, "</svg>\n"])
 
 
-def _joined(edges: Sequence[Edge]) -> list[Edge]:
+def _components(edges: Sequence[Edge]) -> list[list[Edge]]:
+    """The edges of each connected part, parts in the order of their first edge."""
+    part_of = {node: node for edge in edges for node in edge[:2]}
+
+    def root(node: str) -> str:
+        while part_of[node] != node:
+            node = part_of[node]
+        return node
+
+    for edge in edges:
+        part_of[root(edge.target)] = root(edge.source)
+    parts: dict[str, list[Edge]] = {}
+    for edge in edges:
+        parts.setdefault(root(edge.source), []).append(edge)
+    return list(parts.values())
+
+
+def _flow(panels: Sequence[Panel]) -> tuple[list[tuple[int, int]], int, int]:
+    """Corners of the panels from left to right, a new line where the next would be too far right; width and height."""
+    places: list[tuple[int, int]] = []
+    x = y = below = widest = 0
+    for panel in panels:
+        if x > 0 and x + panel.width > WIDEST:
+            x, y = 0, below + PANEL_GAP
+        places.append((x, y))
+        x += panel.width + PANEL_GAP
+        below, widest = max(below, y + panel.height), max(widest, x - PANEL_GAP)
+    return places, widest, below
+
+
+# A row.
+
+
+def _as_row(edges: Sequence[Edge]) -> list[Edge] | None:
+    """The edges one behind the other, those between the same two nodes joined; None where this is no short row."""
     labels: dict[tuple[str, str], list[str]] = {}
     for edge in edges:
         labels.setdefault((edge.source, edge.target), []).append(edge.label)
-    return [Edge(source, target, " + ".join(told)) for (source, target), told in labels.items()]
+    joined = {source: Edge(source, target, " + ".join(told)) for (source, target), told in labels.items()}
+    targets = [target for _, target in labels]
+    starts = [source for source in joined if source not in targets]
+    if len(joined) < len(labels) or len(set(targets)) < len(labels) or len(starts) != 1 or len(labels) >= ROW_NODES:
+        return None
+    row = [joined[starts[0]]]
+    while (following := joined.get(row[-1].target)) is not None:
+        row.append(following)
+    return row
 
 
-def _columns(edges: Sequence[Edge]) -> dict[str, int]:
-    """Longest path from a source, a node."""
-    nodes = list(dict.fromkeys(n for e in edges for n in (e.source, e.target)))
-    columns = dict.fromkeys(nodes, 0)
-    for _ in nodes:
-        for edge in edges:
-            columns[edge.target] = max(columns[edge.target], columns[edge.source] + 1)
-    return columns
+def _row(edges: Sequence[Edge], colour: dict[str, str]) -> Panel:
+    nodes = [edges[0].source, *(edge.target for edge in edges)]
+    width = max(124, *(_wide(node) for node in nodes))
+    gap = max(GAP, *(_wide(edge.label) + 20 for edge in edges))
+    parts, middle = [], 20 + BOX_HEIGHT // 2
+    for number, edge in enumerate(edges):
+        x1 = number * (width + gap) + width
+        ink = colour.get(edge.label, COLOURS[number % len(COLOURS)])
+        parts.append(_line(x1, middle, x1 + gap, middle, ink, tip=True))
+        parts.append(_text(x1 + gap // 2, middle - 9, _spaced(edge.label), ink, "middle"))
+    for number, node in enumerate(nodes):
+        x = number * (width + gap)
+        parts.append(_box(x, 20, width, BOX_HEIGHT))
+        parts.append(_text(x + width // 2, middle + 5, node, "#222", "middle"))
+    return Panel(len(nodes) * width + len(edges) * gap, 20 + BOX_HEIGHT, tuple(parts))
 
 
-def _rows(edges: Sequence[Edge], columns: dict[str, int]) -> dict[str, int]:
-    """One row, but every second node that an arrow would jump over moves down; no two nodes share a place."""
-    rows = dict.fromkeys(columns, 0)
-    taken: set[tuple[int, int]] = set()
-    lower = 1
-    for node, column in columns.items():
-        if any(columns[e.source] < column < columns[e.target] and node not in e[:2] for e in edges):
-            rows[node] = lower
-            lower = 1 - lower
-        while (column, rows[node]) in taken:
-            rows[node] += 1
-        taken.add((column, rows[node]))
-    return rows
+# A wiring diagram.
 
 
-def _arrow(edge: Edge, place: dict[str, tuple[int, int]], columns: dict[str, int], colour: str, number: int) -> str:
-    x1, y1 = place[edge.source][0] + BOX_WIDTH, place[edge.source][1] + BOX_HEIGHT // 2
-    x2, y2 = place[edge.target][0], place[edge.target][1] + BOX_HEIGHT // 2
-    bend = (x2 - x1) // 2
-    marker = (
-        f'<marker id="tip{number}" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" '
-        f'orient="auto"><path d="M0 0 L10 5 L0 10 z" fill="{colour}"/></marker>'
-    )
-    path = f"M{x1} {y1} C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}"
-    words = edge.label.replace("_", " ")
-    # Before the next column, and nearer to the source: arrows that cross do so half-way.
-    part = 0.4 * min(1.0, GAP / (x2 - x1))
-    x, y = x1 + part * (x2 - x1), y1 + (3 * part**2 - 2 * part**3) * (y2 - y1)
+def _wiring(edges: Sequence[Edge], colour: dict[str, str]) -> Panel:
+    nodes = _in_order(edges)
+    headings = {node.partition(": ")[0] for node in nodes}
+    heading = headings.pop() if len(headings) == 1 and all(": " in node for node in nodes) else ""
+    short = {node: node.removeprefix(f"{heading}: ") if heading else node for node in nodes}
+    entering = {node: [edge for edge in edges if edge.target == node] for node in nodes}
+    lanes = {node: LANE // 2 + LANE * i for i, node in enumerate(n for n in nodes if any(n == e.source for e in edges))}
+    left = LANE * len(lanes) + 18
+    labels = max(_wide(_spaced(edge.label)) for edge in edges)
+    sources = max(_wide(f"from {short[edge.source]}") for edge in edges)
+    width = max(labels + sources + 28, *(_wide(name) + 24 for name in short.values()))
+    y = 0
+    parts: list[str] = []
+    if heading:
+        parts.append(_text(left, 14, heading, "#222", weight=600))
+        y = 26
+    top: dict[str, int] = {}
+    for node in nodes:
+        top[node] = y
+        y += HEADER + LINE * len(entering[node]) + BETWEEN
+    wires: list[str] = []
+    for source, x in lanes.items():
+        begin = top[source] + HEADER // 2
+        rows = [(top[e.target] + HEADER + LINE * entering[e.target].index(e) + 8, e) for e in edges if e.source == source]
+        wires.append(_line(left, begin, x, begin, "#999"))
+        wires.append(_line(x, begin, x, max(row for row, _ in rows), "#999"))
+        for row, edge in rows:
+            wires.append(_line(x, row, left, row, colour[edge.label], tip=True))
+            wires.append(f'<circle cx="{x}" cy="{row}" r="3.5" fill="{colour[edge.label]}"/>')
+    boxes: list[str] = []
+    for node in nodes:
+        boxes.append(_box(left, top[node], width, HEADER + LINE * len(entering[node])))
+        boxes.append(_text(left + 12, top[node] + 20, short[node], "#222", weight=600))
+        for number, edge in enumerate(entering[node]):
+            row = top[node] + HEADER + LINE * number + 13
+            boxes.append(_text(left + 12, row, _spaced(edge.label), colour[edge.label]))
+            boxes.append(_text(left + width - 10, row, f"from {short[edge.source]}", "#777", "end"))
+    return Panel(left + width, y - BETWEEN, (*parts, *wires, *boxes))
+
+
+def _in_order(edges: Sequence[Edge]) -> list[str]:
+    """The nodes, each behind all that it reads; otherwise in the order in which they are named."""
+    waiting = list(dict.fromkeys(node for edge in edges for node in edge[:2]))
+    reads = {node: {edge.source for edge in edges if edge.target == node} for node in waiting}
+    ordered: list[str] = []
+    while waiting:
+        following = next((node for node in waiting if reads[node] <= set(ordered)), waiting[0])
+        ordered.append(following)
+        waiting.remove(following)
+    return ordered
+
+
+# Ink.
+
+
+def _wide(text: str) -> int:
+    return int(LETTER * len(text))
+
+
+def _spaced(label: str) -> str:
+    return label.replace("_", " ")
+
+
+def _line(x1: int, y1: int, x2: int, y2: int, ink: str, tip: bool = False) -> str:
+    head = f'<path d="M{x2 - 9} {y2 - 4.5} L{x2 - 1} {y2} L{x2 - 9} {y2 + 4.5} z" fill="{ink}"/>' if tip else ""
+    end = x2 - 6 if tip else x2
+    return f'<path d="M{x1} {y1} L{end} {y2}" fill="none" stroke="{ink}" stroke-width="2"/>{head}'
+
+
+def _box(x: int, y: int, width: int, height: int) -> str:
+    return f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="8" fill="#f6f6f6" stroke="#444"/>'
+
+
+def _text(x: int, y: int, words: str, ink: str, anchor: str = "start", weight: int = 400) -> str:
     return (
-        f'<defs>{marker}</defs><path d="{path}" fill="none" stroke="{colour}" stroke-width="2.5" '
-        f'marker-end="url(#tip{number})"/>'
-        f'<text x="{x:.0f}" y="{y - 9:.0f}" text-anchor="middle" fill="{colour}" '
-        f'stroke="white" stroke-width="4" paint-order="stroke">{escape(words)}</text>'
-    )
-
-
-def _box(node: str, x: int, y: int) -> str:
-    return (
-        f'<rect x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="8" fill="#f4f4f4" stroke="#444"/>'
-        f'<text x="{x + BOX_WIDTH // 2}" y="{y + BOX_HEIGHT // 2 + 5}" text-anchor="middle" fill="#222">'
-        f"{escape(node)}</text>"
+        f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{ink}" font-weight="{weight}">'
+        f"{escape(words)}</text>"
     )
