@@ -42,6 +42,11 @@ def drop_gate(gate: Gate, choice: Choice, keep: Tensor, keep_probability: float)
     return Gate(gate.active, weights * kept, passed if gate.bypass is None else gate.bypass + passed)
 
 
+def _is_path(choice: Choice, index: int) -> bool:
+    """Whether there is anything to drop: no connection and an identity, which always runs, are none."""
+    return not (choice.options[index].identity or choice.options[index].absent)
+
+
 class DropPath(Trick):
     """Drops each active path of each sample on its own, with a probability that rises linearly over the run.
 
@@ -66,7 +71,7 @@ class DropPath(Trick):
     def refusal(self, module: "TrainingModule") -> str | None:
         self._choices = {choice.name: choice for choice in module.space.choices}
         allowed = module.policy.allowed
-        if all(c.options[i].identity for c in module.space.choices for i in allowed[c.name]):
+        if not any(_is_path(c, i) for c in module.space.choices for i in allowed[c.name]):
             return "trick drop_path needs a path that is no identity, and this network has none: leave it out"
         return super().refusal(module)
 
@@ -75,9 +80,7 @@ class DropPath(Trick):
         if at.role != "weights" or probability == 0.0:
             return gates
         droppable = {
-            name: gate
-            for name, gate in gates.items()
-            if any(not self._choices[name].options[i].identity for i in gate.active)
+            name: gate for name, gate in gates.items() if any(_is_path(self._choices[name], i) for i in gate.active)
         }
         if not droppable:
             return gates

@@ -30,12 +30,12 @@ FOUND = sorted(RECIPES.rglob("*.yaml"))
 COUNTS = {
     "ablations": 11,
     "algorithms": 32,
-    "child": 5,
+    "child": 7,
     "data": 6,
     "loggers": 1,
     "search": 12,
     "sharing": 5,
-    "spaces": 9,
+    "spaces": 14,
     "stacks": 2,
     "stages": 1,
     "tricks": 19,
@@ -66,15 +66,17 @@ SMALL = {
     "trainer.accelerator": "cpu",
     "trainer.max_epochs": 1,  # of two batches
 }
-TWO_EPOCHS = {"data.init_args.train_size": 16, "trainer.max_epochs": 2}
+TWO_EPOCHS = {"data.init_args.train_size": 16, "trainer.max_epochs": 2}  # a step each
+DARTS_CELLS = {"space.init_args.channels": 4, "space.init_args.cells": 3}
 SMALLER = {  # what is made for larger images or networks, or acts between epochs
-    "spaces/darts": {"space.init_args.channels": 4, "space.init_args.cells": 3},
+    **{f"spaces/darts{own}": DARTS_CELLS for own in ("", "_s1", "_s2", "_s3", "_s4", "_free")},
+    "child/darts": DARTS_CELLS,
+    "child/darts_cifar10": {**DARTS_CELLS, "tricks.cutout.length": 4},
     **{f"algorithms/{name}": TWO_EPOCHS for name in ("darts_plus", "goldnas", "cpnas")},
     "algorithms/published/pcdarts": {"tricks.weight_warmup.epochs": 0.5},
     **{f"algorithms/published/{name}": TWO_EPOCHS for name in ("darts_plus", "cpnas")},
     "stacks/harder_augmentation_cifar10": {"tricks.cutout.length": 4},
 }
-TWO_EPOCHS = {"data.init_args.train_size": 16, "trainer.max_epochs": 2}  # a step each
 BASE = ["recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml"]
 SPOS, DARTS = "recipes/algorithms/spos.yaml", "recipes/algorithms/darts.yaml"
 
@@ -155,7 +157,9 @@ def stack(path: Path) -> list[str]:
     if kind == "spaces":
         return [own, BASE[1], SPOS]
     if kind == "child":
-        return [f"recipes/spaces/{path.stem}.yaml", BASE[1], own]  # a child's recipe bears its space's name
+        # A child's recipe bears its space's name, and that of its data where it names them.
+        space = f"recipes/spaces/{path.stem.removesuffix('_cifar10')}.yaml"
+        return [space, own, BASE[1]] if path.stem.endswith("_cifar10") else [space, BASE[1], own]
     if kind == "algorithms":
         space = spaces_of(path)[0]
         return [f"recipes/spaces/{space}.yaml", BASE[1], own]

@@ -1,7 +1,9 @@
 """Files that others read appear whole or not at all: write aside, then rename."""
 
+import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+LONGEST_NAME = 100
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+def safe_name(text: str) -> str:
+    """The text where it can be the name of a file or folder on every system, else the start of its SHA-256."""
+    if len(text) <= LONGEST_NAME and _SAFE_NAME.fullmatch(text):
+        return text
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 @contextmanager

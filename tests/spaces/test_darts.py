@@ -1,22 +1,25 @@
 """DARTS as a space: golden sizes, the wiring of cells, children equal their paths, exactly two edges a node."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
 from scipy.stats import chisquare
-from torch import nn
 
 from nastricks.data import ImageSpec
 from nastricks.errors import InputError
 from nastricks.moment import Moment
 from nastricks.policies import UniformPath
-from nastricks.rng import forked_rng, generator
-from nastricks.spaces import DARTS, Architecture, Gate, Network
+from nastricks.rng import generator
+from nastricks.spaces import DARTS, Architecture, Gate, Network, Space
 
 CIFAR = ImageSpec(3, 32, 10)
 SPEC = ImageSpec(1, 8, 10)
+NAMES = ["none", "max_pool_3x3", "avg_pool_3x3", "skip_connect"]
+NAMES += ["sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"]
+Build = Callable[[Space], Network]
+Cut = Callable[[Network, Space, Architecture], Network]
 Pairs = list[tuple[str, int]]
 V2: dict[str, Pairs] = {  # the architecture that the paper's second-order search found
     "normal": [
@@ -64,30 +67,6 @@ def sampled(space: DARTS, n: int) -> list[Architecture]:
     return [space.sample(rng) for _ in range(n)]
 
 
-def supernet_of(space: DARTS) -> Network:
-    """With random batch-norm statistics and affine parameters, as after training."""
-    with forked_rng("supernet"):
-        network = space.supernet(SPEC)
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                assert module.running_mean is not None
-                assert module.running_var is not None
-                with torch.no_grad():
-                    module.running_mean.normal_()
-                    module.running_var.uniform_(0.5, 2.0)
-                    if module.affine:
-                        module.weight.uniform_(0.5, 1.5)
-                        module.bias.normal_()
-    return network
-
-
-def child_of(supernet: Network, space: DARTS, architecture: Architecture) -> Network:
-    child = space.child(SPEC, architecture)
-    whole = supernet.state_dict()
-    child.load_state_dict({key: whole[key].clone() for key in child.state_dict()})
-    return child
-
-
 def images(n: int = 4) -> torch.Tensor:
     return torch.randn(n, 1, 8, 8, generator=generator("images"))
 
@@ -109,9 +88,8 @@ def test_the_published_child_to_the_last_parameter() -> None:
 
 def test_the_options_are_the_published_ones_in_their_order() -> None:
     normal, reduce = DARTS().choices[0], DARTS().choices[14]
-    names = "none max_pool_3x3 avg_pool_3x3 skip_connect sep_conv_3x3 sep_conv_5x5 dil_conv_3x3 dil_conv_5x5"
     for choice in DARTS().choices:
-        assert " ".join(option.name for option in choice.options) == names
+        assert [option.name for option in choice.options] == NAMES
     assert (normal.name, normal.node, normal.cell) == ("normal_2_0", "normal_node2", "normal")
     assert (reduce.name, reduce.node, reduce.cell) == ("reduce_2_0", "reduce_node2", "reduce")
     for choice in DARTS().choices:
@@ -150,7 +128,7 @@ def as_published(network: Network, space: DARTS, architecture: Architecture, swa
                 gate = gates[f"{kind}_{node}_{source}"]
                 edge = cell.edges[f"{kind}_{node}_{source}"]
                 if gate.active != (0,):
-                    total.append(edge.ops[space.operations[gate.active[0]]](states[source]))
+                    total.append(edge.ops[NAMES[gate.active[0]]](states[source]))
             assert len(total) == 2
             states.append(total[0] + total[1])
         s0, s1 = (torch.cat(states[2:], dim=1), s1) if swap else (s1, torch.cat(states[2:], dim=1))
@@ -158,7 +136,7 @@ def as_published(network: Network, space: DARTS, architecture: Architecture, swa
 
 
 @in_every_setting
-def test_cells_are_wired_as_published(space: DARTS) -> None:
+def test_cells_are_wired_as_published(space: DARTS, supernet_of: Build) -> None:
     network = supernet_of(space).eval()
     with torch.no_grad():
         for architecture in sampled(space, 4):
@@ -167,7 +145,7 @@ def test_cells_are_wired_as_published(space: DARTS) -> None:
             )
 
 
-def test_a_swap_of_the_two_inputs_shows() -> None:
+def test_a_swap_of_the_two_inputs_shows(supernet_of: Build) -> None:
     """Every cell's inputs are as wide, so that no parameter count and no shape can tell."""
     space = DARTS(channels=4, cells=7, stem_multiplier=4)
     network, architecture = supernet_of(space).eval(), sampled(space, 1)[0]
@@ -188,7 +166,9 @@ def test_a_swap_of_the_two_inputs_shows() -> None:
 
 @in_every_setting
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_a_child_with_copied_weights_equals_its_path(space: DARTS, training: bool) -> None:
+def test_a_child_with_copied_weights_equals_its_path(
+    space: DARTS, training: bool, supernet_of: Build, child_of: Cut
+) -> None:
     supernet, seen = supernet_of(space).train(training), []
     before = {key: value.clone() for key, value in supernet.state_dict().items()}
     with torch.no_grad():
@@ -224,7 +204,7 @@ def test_a_sub_supernet_holds_the_allowed_options_alone() -> None:
     assert {name.split(".")[5] for name in names if "reduce_3_2" in name} == {"max_pool_3x3", "avg_pool_3x3"}
 
 
-def test_a_node_without_an_edge_is_zero_and_a_bypass_is_the_edges_input() -> None:
+def test_a_node_without_an_edge_is_zero_and_a_bypass_is_the_edges_input(supernet_of: Build) -> None:
     space = SPACES["two nodes"]
     network, x = supernet_of(space).eval(), images()
     none = {choice.name: Gate((0,), torch.ones(1)) for choice in space.choices}
@@ -240,7 +220,7 @@ def test_a_node_without_an_edge_is_zero_and_a_bypass_is_the_edges_input() -> Non
         torch.testing.assert_close(first, torch.nn.functional.avg_pool2d(own, 2))
 
 
-def test_none_takes_its_weight_and_adds_nothing() -> None:
+def test_none_takes_its_weight_and_adds_nothing(supernet_of: Build) -> None:
     space = SPACES["two nodes"]
     network, gates = supernet_of(space).eval(), space.gates(sampled(space, 1)[0])
     both = {**gates, "normal_3_2": Gate((0, 4), torch.tensor([0.3, 0.7]))}
@@ -278,7 +258,7 @@ def test_legal_says_what_can_still_be_reached() -> None:
 def test_the_number_of_architectures() -> None:
     """Pairs of a node's inputs, and one of seven operations on both."""
     assert DARTS().size == (1 * 3 * 6 * 10 * 7**8) ** 2
-    small = DARTS(channels=2, cells=3, nodes=2, operations=("none", "skip_connect", "sep_conv_3x3"))
+    small = DARTS(channels=2, cells=3, nodes=2, operations="s3")
     listed = list(small.architectures())
     assert len(listed) == len(set(listed)) == small.size == (1 * 3 * 2**4) ** 2
     assert listed == sorted(listed)
@@ -286,7 +266,7 @@ def test_the_number_of_architectures() -> None:
 
 
 def test_samples_and_uniform_paths_are_uniform() -> None:
-    space = DARTS(channels=2, cells=3, nodes=2, operations=("none", "skip_connect", "sep_conv_3x3"))
+    space = DARTS(channels=2, cells=3, nodes=2, operations="s3")
     normal = sorted({a[:5] for a in space.architectures()})
     rng = generator("uniform")
     drawn = Counter(space.sample(rng)[:5] for _ in range(4800))
@@ -301,7 +281,7 @@ def test_samples_and_uniform_paths_are_uniform() -> None:
 
 
 def test_uniform_paths_are_uniform_over_what_is_allowed() -> None:
-    space = DARTS(channels=2, cells=3, nodes=2, operations=("none", "skip_connect", "sep_conv_3x3"))
+    space = DARTS(channels=2, cells=3, nodes=2, operations="s3")
     policy = UniformPath(space)
     policy.restrict("normal_3_0", (0, 1))
     policy.restrict("normal_3_2", (1, 2))
@@ -325,6 +305,13 @@ def test_sizes_that_cannot_be(key: str) -> None:
 
 def test_operations_and_images_that_cannot_be() -> None:
     with pytest.raises(InputError, match="unknown operation 'sep_conv_7x7'"):
-        DARTS(operations=("none", "sep_conv_7x7"))
+        DARTS(operations=["none", "sep_conv_7x7"])
+    with pytest.raises(InputError, match="unknown set of operations 's5'"):
+        DARTS(operations="s5")  # type: ignore[arg-type]
+    for few in (["none"], [], ["noise", "noise"]):
+        with pytest.raises(InputError, match="expected operations other than none, each once"):
+            DARTS(operations=few)
+    with pytest.raises(InputError, match="s1 names the operations of 14 edges and the cells have 9"):
+        DARTS(nodes=3, operations="s1")
     with pytest.raises(InputError, match="images have 2 pixels a side"):
         DARTS().supernet(ImageSpec(1, 2, 10))

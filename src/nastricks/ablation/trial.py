@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from jsonargparse import Namespace
 
-from nastricks.files import write_csv, write_json, write_text
+from nastricks.files import safe_name, write_csv, write_json, write_text
 from nastricks.memory import peak_memory_mb, reset_peak_memory
 from nastricks.modules import SupernetModule
 from nastricks.modules.run_folder import MetricsFile
@@ -130,7 +130,7 @@ def _children(training: Training, arms: Sequence[str], watch: Stopwatch) -> list
 
 
 def _child_file(training: Training, arm: str, name: str) -> Path:
-    return trial_folder(training.folder, arm, training.seed) / "children" / f"{name}.json"
+    return trial_folder(training.folder, arm, training.seed) / "children" / f"{safe_name(name)}.json"
 
 
 def _collected(

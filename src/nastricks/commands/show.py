@@ -2,15 +2,21 @@
 
 import argparse
 import json
+from contextlib import suppress
 from pathlib import Path
 
+import torch
+
+from nastricks.data import ImageSpec
 from nastricks.errors import InputError
 from nastricks.files import write_text
 from nastricks.recipe import space_and_spec
-from nastricks.spaces import Space
+from nastricks.spaces import Cost, Space
+from nastricks.spaces.base import trainable
 from nastricks.spaces.drawing import draw
 
 LISTED = 200_000
+WIDEST = 60  # letters of an architecture that stands in the first column
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -23,21 +29,30 @@ def show(arguments: argparse.Namespace) -> int:
         architecture = space.parse(names[0])
         write_text(Path(arguments.draw), draw(space.graph(architecture), f"{space.name} {names[0]}"))
     if not names:
-        return _describe(space, spec is not None)
+        return _describe(space, spec)
     if spec is None:
         raise InputError("parameters depend on the data: add a data recipe, such as -c recipes/data/digits.yaml")
     costs = {name: space.cost(space.parse(name), spec) for name in dict.fromkeys(names)}
     if arguments.json:
-        print(json.dumps([{"architecture": n, "params": costs[n].params, "flops": costs[n].flops} for n in names]))
+        print(json.dumps([{"architecture": n, **_fields(costs[n])} for n in names]))
         return 0
-    width = max(len(name) for name in names)
-    print(f"{'architecture':{max(width, 12)}}  {'params':>12}  {'FLOPs':>14}")
-    for name in names:
-        print(f"{name:{max(width, 12)}}  {costs[name].params:>12,}  {costs[name].flops:>14,}")
+    titles = ["params", "FLOPs", *(["with auxiliary"] if any(cost.auxiliary for cost in costs.values()) else [])]
+    rows = [(name, list(_fields(costs[name]).values())[: len(titles)]) for name in names]
+    table = [("architecture", [f"{title:>14}" for title in titles])]
+    table += [(name, [f"{value:>14,}" for value in values]) for name, values in rows]
+    width = max(len(name) for name, _ in table)
+    for name, cells in table:  # what is too long for a column stands last
+        print("  ".join([f"{name:{width}}", *cells] if width <= WIDEST else [*cells, name]))
     print(f"on images of {spec.channels}x{spec.size}x{spec.size}, {spec.classes} classes; 2 FLOPs a multiply-add")
     if arguments.draw is not None:
         print(f"drawing: {arguments.draw}")
     return 0
+
+
+def _fields(cost: Cost) -> dict[str, int]:
+    """Parameters and FLOPs, and the parameters with those of an auxiliary head where there is one."""
+    fields = {"params": cost.params, "flops": cost.flops}
+    return {**fields, "with_auxiliary": cost.params + cost.auxiliary} if cost.auxiliary else fields
 
 
 def _listed(file: str | None) -> list[str]:
@@ -51,7 +66,7 @@ def _listed(file: str | None) -> list[str]:
     return names
 
 
-def _describe(space: Space, with_data: bool) -> int:
+def _describe(space: Space, spec: ImageSpec | None) -> int:
     print(f"{space.name}: {space.size:,} architectures, {len(space.choices)} choices")
     if space.size <= LISTED:
         distinct = len({space.canonical(architecture) for architecture in space.architectures()})
@@ -61,6 +76,10 @@ def _describe(space: Space, with_data: bool) -> int:
         options = ", ".join(f"{i + 1} {option.name}" for i, option in enumerate(choice.options))
         print(f"  {choice.name} ({choice.kind}): {options}")
     print(f"first: {space.format(next(space.architectures()))}")
-    if not with_data:
+    if spec is None:
         print("add a data recipe and architectures to see their parameters and FLOPs")
+        return 0
+    with suppress(InputError), torch.device("meta"):  # spaces without a network build none
+        params = trainable(space.supernet(spec).segments)
+        print(f"its supernet has {params:,} parameters on images of {spec.channels}x{spec.size}x{spec.size}")
     return 0

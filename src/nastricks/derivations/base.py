@@ -69,7 +69,7 @@ class BestRanked(Derivation):
     needs_ranking = True
 
     def derive(self, trained: Trained) -> Architecture:
-        scores, allowed = trained.scores(), trained.policy.allowed
+        scores, allowed = trained.scores(), trained.policy.derivable
         options = [set(allowed[choice.name]) for choice in trained.space.choices]
         kept = [a for a in sorted(scores) if all(i in own for i, own in zip(a, options, strict=True))]
         if not kept:
@@ -92,7 +92,7 @@ class Argmax(Derivation):
         preferences = policy.preferences()
         strongest_first = {
             name: sorted(options, key=lambda index, own=preferences[name]: -float(own[index]))  # type: ignore[misc]
-            for name, options in policy.allowed.items()
+            for name, options in policy.derivable.items()
         }
         picked = first_legal(space, strongest_first)
         if picked is None:

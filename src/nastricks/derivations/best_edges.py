@@ -52,9 +52,9 @@ class BestEdges(Derivation):
 
     def check(self, space: Space, policy: Policy) -> None:
         super().check(space, policy)
-        check_edges(space, policy.allowed, self.edges, type(self).__name__)
+        check_edges(space, policy.derivable, self.edges, type(self).__name__)
         for node, places in edges_of_nodes(space).items() if self.none == "kept" else ():
-            fewest, _ = fewest_and_most_inputs(space, policy.allowed, places)
+            fewest, _ = fewest_and_most_inputs(space, policy.derivable, places)
             if len(places) > self.edges == fewest:
                 raise InputError(
                     f"derivation.none is 'kept', which may leave node {node} with fewer than the {fewest} inputs that "
@@ -68,7 +68,7 @@ class BestEdges(Derivation):
         super().check(space, policy)  # options may have been pruned since `check`: what is left is taken as it is
         scores = policy.preferences()
         while True:
-            picked = read_edges(space, policy.allowed, scores, self.edges, self._passes)
+            picked = read_edges(space, policy.derivable, scores, self.edges, self._passes)
             skips = [] if self.skips is None else skips_of(space, picked, cell_choices(space, self.cell))
             if self.skips is None or len(skips) <= self.skips:
                 break

@@ -107,12 +107,12 @@ class Perturbation(Derivation):
                 "time: use BestRanked, or an algorithm that mixes them"
             )
         if self.edges is not None and edges_of_nodes(space):
-            check_edges(space, policy.allowed, self.edges, type(self).__name__)
+            check_edges(space, policy.derivable, self.edges, type(self).__name__)
 
     def derive(self, trained: Trained) -> Architecture:
         self.check(trained.space, trained.policy)
         policy, state = trained.policy, trained.policy.get_extra_state()
-        may_go = [absent_option(choice) in policy.allowed[choice.name] for choice in trained.space.choices]
+        may_go = [absent_option(choice) in policy.derivable[choice.name] for choice in trained.space.choices]
         try:
             picked = self._operations(trained)
             for place in self._edges_to_go(trained, picked, may_go):

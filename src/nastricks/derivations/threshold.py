@@ -46,17 +46,17 @@ class Threshold(Derivation):
     def check(self, space: Space, policy: Policy) -> None:
         super().check(space, policy)
         if edges_of_nodes(space):
-            check_edges(space, policy.allowed, self.edges, type(self).__name__)
+            check_edges(space, policy.derivable, self.edges, type(self).__name__)
 
     def derive(self, trained: Trained) -> Architecture:
         space, policy = trained.space, trained.policy
         super().check(space, policy)
         fewest = {
-            node: fewest_and_most_inputs(space, policy.allowed, places)[0]
+            node: fewest_and_most_inputs(space, policy.derivable, places)[0]
             for node, places in edges_of_nodes(space).items()
             if self.short == "filled"
         }
-        picked = read_edges(space, policy.allowed, policy.preferences(), self.edges, self._passes, at_least=fewest)
+        picked = read_edges(space, policy.derivable, policy.preferences(), self.edges, self._passes, at_least=fewest)
         return legal_or_refused(space, picked, "lower derivation.threshold, or set derivation.short filled")
 
     def _passes(self, scores: Tensor, operation: int, none: int) -> bool:

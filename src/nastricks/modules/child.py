@@ -23,6 +23,7 @@ class ChildModule(TrainingModule):
         weights: A supernet's run folder or checkpoint to start from; None starts from scratch.
         schedule: The learning rate over the run; None is constant.
         label_smoothing: In [0, 1).
+        auxiliary_weight: What the loss of an auxiliary head counts, at least 0, where the space builds one.
         gradient_clip_val: Largest norm of the gradient; None does not clip.
         micro_batches: Parts in which a batch runs.
         seed: Key of everything random, the initial weights included.
@@ -37,6 +38,7 @@ class ChildModule(TrainingModule):
         weights: str | None = None,
         schedule: Schedule | None = None,
         label_smoothing: float = 0.0,
+        auxiliary_weight: float = 0.4,
         gradient_clip_val: float | None = None,
         micro_batches: int = 1,
         seed: int = 0,
@@ -57,6 +59,7 @@ class ChildModule(TrainingModule):
             policy_optimizer=None,
             schedule=schedule,
             label_smoothing=label_smoothing,
+            auxiliary_weight=auxiliary_weight,
             gradient_clip_val=gradient_clip_val,
             micro_batches=micro_batches,
             seed=seed,

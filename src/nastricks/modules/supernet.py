@@ -34,6 +34,7 @@ class SupernetModule(TrainingModule):
         policy_weights: The same for the policy, its mask of allowed options included; None starts it afresh.
         schedule: The weights' learning rate over the run; None is constant.
         label_smoothing: In [0, 1).
+        auxiliary_weight: What the loss of an auxiliary head counts, at least 0, where the space builds one.
         gradient_clip_val: Largest norm of the weights' gradient; None does not clip.
         micro_batches: Parts in which a batch runs.
         seed: Key of everything random, the initial weights included.
@@ -54,6 +55,7 @@ class SupernetModule(TrainingModule):
         policy_weights: str | None = None,
         schedule: Schedule | None = None,
         label_smoothing: float = 0.0,
+        auxiliary_weight: float = 0.4,
         gradient_clip_val: float | None = None,
         micro_batches: int = 1,
         seed: int = 0,
@@ -86,6 +88,7 @@ class SupernetModule(TrainingModule):
             policy_optimizer=policy_optimizer,
             schedule=schedule,
             label_smoothing=label_smoothing,
+            auxiliary_weight=auxiliary_weight,
             gradient_clip_val=gradient_clip_val,
             micro_batches=micro_batches,
             seed=seed,

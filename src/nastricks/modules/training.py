@@ -50,6 +50,8 @@ class TrainingModule(pl.LightningModule):
         policy_optimizer: Makes the policy's optimizer.
         schedule: The weights' learning rate over the run; None is constant.
         label_smoothing: In [0, 1).
+        auxiliary_weight: What the loss of an auxiliary head counts in the weights' loss, at least 0; it matters where
+            the space builds one.
         gradient_clip_val: Largest norm of the weights' gradient; None does not clip.
         micro_batches: Parts in which a batch runs, to save memory; gradients are those of the whole batch (but for
             batch norm, which sees a part at a time).
@@ -69,6 +71,7 @@ class TrainingModule(pl.LightningModule):
         policy_optimizer: OptimizerMaker | None,
         schedule: Schedule | None,
         label_smoothing: float,
+        auxiliary_weight: float,
         gradient_clip_val: float | None,
         micro_batches: int,
         seed: int,
@@ -76,6 +79,8 @@ class TrainingModule(pl.LightningModule):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise InputError(f"model.label_smoothing is {label_smoothing}: expected a number in [0, 1)")
+        if not 0 <= auxiliary_weight < float("inf"):
+            raise InputError(f"model.auxiliary_weight is {auxiliary_weight}: expected at least 0, such as 0.4")
         if gradient_clip_val is not None and gradient_clip_val <= 0:
             raise InputError(f"model.gradient_clip_val is {gradient_clip_val}: expected a number above 0, or null")
         if micro_batches < 1:
@@ -92,6 +97,8 @@ class TrainingModule(pl.LightningModule):
             estimator.check(optimizer(self.networks.parameters()))
         self.schedule = schedule or Constant()
         self.label_smoothing, self.gradient_clip_val = label_smoothing, gradient_clip_val
+        self.auxiliary_weight = auxiliary_weight
+        self._has_auxiliary = any(network.auxiliary is not None for network in networks)
         self.micro_batches = micro_batches
         self.current: TrainingStep | None = None  # the step that is running [attacks by tricks]
         self.starts_from: str | None = None  # the earlier run whose weights the networks start with
@@ -225,9 +232,8 @@ class TrainingModule(pl.LightningModule):
                 at = now.at(gate_set=gate_set, micro_batch=number, samples=len(part))
                 gates = self.points.gates(proposed, at)
                 with forked_rng(at.seed, at.step, at.micro_batch, at.gate_set, "forward", at.rank, device=at.device):
-                    logits = self.logits(part.images, gates)
+                    logits, loss = self._logits_and_loss(part, gates)
                 first_logits = logits.detach() if first_logits is None else first_logits
-                loss = self.criterion(logits, part)
                 loss = self.points.loss(loss, Forward(logits, part, gates, first_logits), at)
                 if joined:
                     loss = self.points.policy_loss(loss, gates, step)
@@ -264,6 +270,15 @@ class TrainingModule(pl.LightningModule):
     def logits(self, images: Tensor, gates: Gates) -> Tensor:
         """images (N, C, H, W) -> logits (N, classes) under these gates."""
         return self.network_of(gates)(images.to(self.dtype, memory_format=torch.channels_last), gates)
+
+    def _logits_and_loss(self, batch: Batch, gates: Gates) -> tuple[Tensor, Tensor]:
+        """A pass that trains the weights: logits (N, classes), and the loss () with that of an auxiliary head."""
+        if not self._has_auxiliary:
+            logits = self.logits(batch.images, gates)
+            return logits, self.criterion(logits, batch)
+        images = batch.images.to(self.dtype, memory_format=torch.channels_last)
+        logits, extra = self.network_of(gates).with_auxiliary(images, gates)
+        return logits, self.criterion(logits, batch) + self.auxiliary_weight * self.criterion(extra, batch)
 
     def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross entropy () against the soft targets where a trick mixed the batch, else against the labels."""

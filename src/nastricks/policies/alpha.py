@@ -33,12 +33,19 @@ class AlphaPolicy(Policy):
 
     def __init__(self, space: Space, init_std: float = 1e-3, seed: int | None = None) -> None:
         super().__init__(space)
+        self.allowed = {c.name: tuple(i for i, o in enumerate(c.options) if o.mixed) for c in space.choices}
         if not 0 <= init_std < float("inf"):
             raise InputError(f"policy.init_std is {init_std}: expected at least 0")
         rng = generator(inherited_seed(seed), "alpha")
         self.alpha = nn.ParameterDict(
             {c.name: nn.Parameter(init_std * torch.randn(len(c.options), generator=rng)) for c in space.choices}
         )
+
+    @property
+    def derivable(self) -> dict[str, tuple[int, ...]]:
+        """Those that are allowed, and those that only an architecture can take (`Option.mixed`)."""
+        apart = {c.name: tuple(i for i, o in enumerate(c.options) if not o.mixed) for c in self.space.choices}
+        return {name: tuple(sorted((*options, *apart[name]))) for name, options in self.allowed.items()}
 
     @abstractmethod
     def strength(self, choice: Choice, alpha: Tensor) -> Tensor:

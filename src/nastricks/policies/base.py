@@ -37,6 +37,11 @@ class Policy(nn.Module, ABC):
         self.allowed: dict[str, tuple[int, ...]] = space.all_options()
 
     @property
+    def derivable(self) -> dict[str, tuple[int, ...]]:
+        """The options that an architecture may take at the end: those that are allowed."""
+        return self.allowed
+
+    @property
     def learns(self) -> bool:
         """Whether there is anything for an estimator to update."""
         return any(p.requires_grad for p in self.parameters())

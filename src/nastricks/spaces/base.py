@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nastricks.data.batch import ImageSpec
@@ -22,10 +23,14 @@ LISTED = 100_000  # architectures at most that are listed one by one
 
 
 class Cost(NamedTuple):
-    """Size of a child: trainable parameters, and floating-point operations for one image (2 a multiply-add)."""
+    """Size of a child: trainable parameters, and floating-point operations for one image (2 a multiply-add).
+
+    An auxiliary head is not part of the child, since it is for training alone; `auxiliary` counts its parameters.
+    """
 
     params: int
     flops: int
+    auxiliary: int = 0
 
 
 class Edge(NamedTuple):
@@ -211,8 +216,13 @@ class Space(ABC):
             image = torch.empty(1, spec.channels, spec.size, spec.size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             child(image)
-        params = sum(p.numel() for p in child.parameters() if p.requires_grad)
-        return Cost(params, counter.get_total_flops())
+        auxiliary = 0 if child.auxiliary is None else trainable(child.auxiliary)
+        return Cost(trainable(child.segments), counter.get_total_flops(), auxiliary)
+
+
+def trainable(module: nn.Module) -> int:
+    """How many numbers the trainable parameters of a module hold."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def drawn(odds: Mapping[int, int], rng: torch.Generator) -> int:

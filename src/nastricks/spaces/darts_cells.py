@@ -10,19 +10,12 @@ from torch.nn import functional as F
 
 from nastricks.spaces.choices import Allowed, Choice
 from nastricks.spaces.darts_operations import Norms, operation, reduction
+from nastricks.spaces.darts_shapes import Shape
 from nastricks.spaces.network import GatedOps, Gates, Segment
 from nastricks.spaces.primitives import classifier, conv_bn
 
 Outputs = tuple[Tensor, ...]
 """The outputs of the last cells, the latest last; before there are so many, the stem's."""
-
-
-class Link(NamedTuple):
-    """Where a choice of a cell stands: on the edge from node `source` to node `target`; a cell's inputs come first."""
-
-    choice: Choice
-    source: int
-    target: int
 
 
 class Source(NamedTuple):
@@ -69,38 +62,37 @@ class Cell(Segment):
     from inputs have stride 2. All inputs are aligned, whether or not an edge reads them, as in the official code.
 
     Args:
-        links: The choices, by target node.
+        shape: Its choices.
         sources: What each input comes from.
         channels: C, the width of a node.
         halvings: How often this cell's output was halved.
-        halves: Whether it is a reduction cell.
         norms: Its batch norms.
         allowed: The options to hold.
     """
 
     def __init__(
         self,
-        links: Sequence[Link],
+        shape: Shape,
         sources: Sequence[Source],
         channels: int,
         halvings: int,
-        halves: bool,
         norms: Norms,
         allowed: Allowed,
     ) -> None:
         super().__init__()
-        self.choices = tuple(link.choice.name for link in links)
-        before = halvings - 1 if halves else halvings
+        self.choices = tuple(link.choice.name for link in shape.links)
+        before = halvings - 1 if shape.halves else halvings
         self.align = nn.ModuleDict(
             {f"input{i}": align(source, channels, before, norms) for i, source in enumerate(sources)}
         )
         self.edges = nn.ModuleDict()
-        for link in links:
-            stride = 2 if halves and link.source < len(sources) else 1
-            make = partial(_make, link.choice, stride, norms)
-            self.edges[link.choice.name] = GatedOps(link.choice, allowed[link.choice.name], make, channels, stride)
-        targets = sorted({link.target for link in links})
-        self.nodes = [[(link.choice.name, link.source) for link in links if link.target == t] for t in targets]
+        for choice, source, _ in shape.links:
+            stride = shape.stride(source)
+            make = partial(_make, choice, stride, norms)
+            self.edges[choice.name] = GatedOps(choice, allowed[choice.name], make, channels, stride)
+        self.nodes: list[list[tuple[str, int]]] = [[] for _ in range(shape.nodes)]
+        for choice, source, target in shape.links:
+            self.nodes[target - shape.inputs].append((choice.name, source))
 
     def forward(self, state: Outputs, gates: Gates) -> Outputs:
         nodes = [layers(x) for layers, x in zip(self.align.values(), state, strict=True)]
@@ -119,6 +111,39 @@ class Cell(Segment):
 
 def _make(choice: Choice, stride: int, norms: Norms, index: int, channels: int) -> nn.Module:
     return operation(choice.options[index].name, channels, stride, norms)
+
+
+class AuxiliaryHead(Segment):
+    """A second classifier on the last output, for training alone (the official child for CIFAR-10).
+
+    ReLU, average pooling to 2x2, 1x1 convolution to 128 channels, 2x2 convolution to 768, linear. The published
+    pooling is of 8x8 outputs, by windows of 5 at stride 3; at other sizes two windows a side cover the output alike,
+    each 5/8 of it.
+
+    Args:
+        channels: Of the output that it reads.
+        side: Of that output, in pixels, at least 2.
+        classes: How many there are.
+    """
+
+    def __init__(self, channels: int, side: int, classes: int) -> None:
+        super().__init__()
+        window = max(1, 5 * side // 8)
+        self.layers = nn.Sequential(
+            nn.ReLU(),
+            nn.AvgPool2d(window, side - window, count_include_pad=False),
+            nn.Conv2d(channels, 128, 1, bias=False),
+            nn.BatchNorm2d(128),
+            nn.ReLU(),
+            nn.Conv2d(128, 768, 2, bias=False),
+            nn.BatchNorm2d(768),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(768, classes),
+        )
+
+    def forward(self, state: Outputs, gates: Gates) -> Tensor:
+        return self.layers(state[-1])
 
 
 class Head(Segment):

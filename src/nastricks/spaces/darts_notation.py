@@ -55,7 +55,9 @@ def read_genotype(text: str, inputs: int, nodes: int, edges: int) -> dict[str, l
         if pairs is None:
             raise ValueError(f"{kind} is no list of pairs such as ('sep_conv_3x3', 0)")
         if len(pairs) != nodes * edges:
-            raise ValueError(f"{kind} has {len(pairs)} pairs: expected {nodes * edges}, {edges} for each of {nodes} nodes")
+            raise ValueError(
+                f"{kind} has {len(pairs)} pairs: expected {nodes * edges}, {edges} for each of {nodes} nodes"
+            )
         cells[kind] = [pairs[start : start + edges] for start in range(0, len(pairs), edges)]
     return cells
 

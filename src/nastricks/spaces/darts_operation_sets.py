@@ -1,8 +1,8 @@
 """The operations that papers let an edge of a DARTS cell choose from.
 
-S1 to S4 are the reduced spaces in which "Understanding and Robustifying Differentiable Architecture Search" (Zela et
-al. 2020, 1909.09656, section 4) shows DARTS to fail, with the lists of its released code (``src/spaces.py``): S1 the two
-operations that a search left on each edge, S2 and S3 few strong ones, S4 a harmful one.
+S1 to S4 are the reduced spaces of "Understanding and Robustifying Differentiable Architecture Search" (Zela et al.
+2020, 1909.09656, section 4), in which DARTS fails; the lists are those of the released code (``src/spaces.py``). S1 has
+two operations an edge that a search had left, S2 and S3 hold few strong ones, S4 a harmful one.
 """
 
 from collections.abc import Mapping, Sequence

@@ -15,7 +15,8 @@ from nastricks.spaces.base import Edge
 BOX_HEIGHT, GAP = 40, 190
 MARGIN, PANEL_GAP, WIDEST = 24, 48, 1400
 HEADER, LINE, BETWEEN, LANE = 30, 24, 16, 15
-LETTER = 7.6  # generous mean width of a letter, in pixels
+LETTER = 8.2  # generous mean width of a letter, in pixels
+TITLE_LINES = 8
 ROW_NODES = 6  # a longer row is a wiring diagram
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07800", "#2b8cbe", "#7a5195", "#666666")
 
@@ -42,7 +43,7 @@ def draw(edges: Sequence[Edge], title: str) -> str:
         row = _as_row(part)
         panels.append(_wiring(part, colour) if row is None else _row(row, colour))
     places, width, height = _flow(panels)
-    lines = textwrap.wrap(title, max(20, int(width / 8.6)), break_long_words=True) or [""]
+    lines = textwrap.wrap(title, max(30, int(width / 9.8)), max_lines=TITLE_LINES, placeholder=" ...") or [""]
     top = MARGIN + 21 * len(lines) + 12
     width, height = width + 2 * MARGIN, height + top + MARGIN
     parts = [
@@ -148,10 +149,13 @@ def _wiring(edges: Sequence[Edge], colour: dict[str, str]) -> Panel:
     for node in nodes:
         top[node] = y
         y += HEADER + LINE * len(entering[node]) + BETWEEN
+    leaving: dict[str, list[tuple[int, Edge]]] = {node: [] for node in lanes}
+    for node in nodes:
+        for number, edge in enumerate(entering[node]):
+            leaving[edge.source].append((top[node] + HEADER + LINE * number + 8, edge))
     wires: list[str] = []
     for source, x in lanes.items():
-        begin = top[source] + HEADER // 2
-        rows = [(top[e.target] + HEADER + LINE * entering[e.target].index(e) + 8, e) for e in edges if e.source == source]
+        begin, rows = top[source] + HEADER // 2, leaving[source]
         wires.append(_line(left, begin, x, begin, "#999"))
         wires.append(_line(x, begin, x, max(row for row, _ in rows), "#999"))
         for row, edge in rows:
@@ -169,10 +173,11 @@ def _wiring(edges: Sequence[Edge], colour: dict[str, str]) -> Panel:
 
 
 def _in_order(edges: Sequence[Edge]) -> list[str]:
-    """The nodes, each behind all that it reads; otherwise in the order in which they are named."""
+    """What reads nothing, by name; then each node behind all that it reads, in the order in which they are named."""
     waiting = list(dict.fromkeys(node for edge in edges for node in edge[:2]))
     reads = {node: {edge.source for edge in edges if edge.target == node} for node in waiting}
-    ordered: list[str] = []
+    ordered = sorted(node for node in waiting if not reads[node])
+    waiting = [node for node in waiting if reads[node]]
     while waiting:
         following = next((node for node in waiting if reads[node] <= set(ordered)), waiting[0])
         ordered.append(following)
@@ -202,7 +207,4 @@ def _box(x: int, y: int, width: int, height: int) -> str:
 
 
 def _text(x: int, y: int, words: str, ink: str, anchor: str = "start", weight: int = 400) -> str:
-    return (
-        f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{ink}" font-weight="{weight}">'
-        f"{escape(words)}</text>"
-    )
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{ink}" font-weight="{weight}">{escape(words)}</text>'

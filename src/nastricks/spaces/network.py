@@ -152,11 +152,21 @@ class Network(nn.Module):
     """A chain of segments: supernet, sub-supernet or child of a space, by what is allowed.
 
     Gates are an argument; no module holds an architecture. BN buffers and the train/eval mode are the only state.
+
+    Args:
+        segments: The links, in order.
+        allowed: The options that the network holds.
+        auxiliary: A second head for training alone, and the name of the segment whose output it reads [GoogLeNet,
+            DARTS]; None where there is none.
     """
 
-    def __init__(self, segments: Mapping[str, Segment], allowed: Allowed) -> None:
+    def __init__(
+        self, segments: Mapping[str, Segment], allowed: Allowed, auxiliary: tuple[Segment, str] | None = None
+    ) -> None:
         super().__init__()
         self.segments = nn.ModuleDict(dict(segments))
+        self.auxiliary = None if auxiliary is None else auxiliary[0]
+        self.auxiliary_reads = None if auxiliary is None else auxiliary[1]
         self.allowed = {name: tuple(options) for name, options in allowed.items()}
 
     def forward(self, images: Tensor, gates: Gates | None = None) -> Tensor:
@@ -170,6 +180,18 @@ class Network(nn.Module):
         for segment in self.segments.values():
             state = segment(state, gates)
         return state
+
+    def with_auxiliary(self, images: Tensor, gates: Gates) -> tuple[Tensor, Tensor]:
+        """images (N, C, H, W) -> logits (N, classes) of the network and of its auxiliary head."""
+        assert self.auxiliary is not None, "asked only where there is one"
+        state: Any = images
+        extra = None
+        for name, segment in self.segments.items():
+            state = segment(state, gates)
+            if name == self.auxiliary_reads:
+                extra = self.auxiliary(state, gates)
+        assert extra is not None, "it reads one of the segments"
+        return state, extra
 
     def only_gates(self) -> Gates:
         """The gates of a network with one option a choice."""
