@@ -67,7 +67,7 @@ class ChildModule(TrainingModule):
         self.starts_from = weights
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        log_scores(self, "validation", self.networks[0](batch.images), batch)
+        log_scores(self, "validation", batch, batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        log_scores(self, "test", self.networks[0](batch.images), batch)
+        log_scores(self, "test", batch, batch_idx)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from nastricks.data.batch import Batch
 from nastricks.derivations import Draw
 from nastricks.modules.normalisation import batch_norms, batch_statistics, cumulative_statistics, kept_statistics
+from nastricks.rng import forked_rng
 from nastricks.spaces import Gates
 
 if TYPE_CHECKING:
@@ -31,9 +32,10 @@ class Score(NamedTuple):
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode inside; mode and statistics are put back."""
+    """Eval mode and keyed random draws inside [a noise operation]; mode, statistics and generators are put back."""
     modes = {module: module.training for module in network.modules()}
-    with kept_statistics(batch_norms(network)):
+    device = next(network.parameters()).device
+    with kept_statistics(batch_norms(network)), forked_rng("evaluation", device=device):
         network.eval()
         try:
             yield

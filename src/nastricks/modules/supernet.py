@@ -97,19 +97,18 @@ class SupernetModule(TrainingModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy of the policy's own gates, uncalibrated: a sign of life; `nastricks rank` judges."""
-        moment = self.moment("evaluation").at(gate_set=batch_idx)  # another draw, at the temperature of now
-        with torch.no_grad():
-            logits = self.logits(batch.images, self.policy.propose(moment)[0])
-        log_scores(self, "validation", logits, batch)
+        log_scores(self, "validation", batch, batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """As validation, on the test split."""
-        moment = self.moment("evaluation").at(gate_set=batch_idx)  # another draw, at the temperature of now
-        log_scores(self, "test", self.logits(batch.images, self.policy.propose(moment)[0]), batch)
+        log_scores(self, "test", batch, batch_idx)
 
 
-def log_scores(module: TrainingModule, split: str, logits: torch.Tensor, batch: Batch) -> None:
-    """Log mean loss and accuracy of a split."""
+def log_scores(module: TrainingModule, split: str, batch: Batch, number: int) -> None:
+    """Log mean loss and accuracy of a split under the policy's gates; `number` is that of the batch in the split."""
+    moment = module.moment("evaluation").at(gate_set=number)  # another draw, at the temperature of now
+    with torch.no_grad(), forked_rng(module.seed, "evaluation", split, number, device=module.device):
+        logits = module.logits(batch.images, module.policy.propose(moment)[0])
     accuracy = (logits.argmax(1) == batch.labels).float().mean()
     scores = {f"{split}/loss": module.criterion(logits, batch), f"{split}/accuracy": accuracy}
     module.log_dict(scores, batch_size=len(batch), sync_dist=module.trainer.world_size > 1)

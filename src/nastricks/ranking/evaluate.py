@@ -23,6 +23,7 @@ from nastricks.errors import InputError
 from nastricks.modules import Calibration, TrainingModule
 from nastricks.modules.normalisation import BatchNorm, batch_norms, cumulative_statistics
 from nastricks.modules.scoring import Score, evaluating
+from nastricks.rng import forked_rng
 from nastricks.spaces import Architecture, GatedOps, Gates, Network, Segment, Space
 
 
@@ -67,7 +68,7 @@ def score_children(
         groups = [distinct] if share_prefixes else [[architecture] for architecture in distinct]
         for group in groups:
             root = _Node(0, group, images, extra)
-            for architecture, outputs in _walk(space, segments, root, calibrate=bool(extra)):
+            for architecture, outputs in _walk(space, segments, root, bool(extra), labels.device):
                 logits = torch.cat(outputs)
                 hits = (logits.argmax(1) == labels).float().mean()
                 found = torch.stack([hits, F.cross_entropy(logits.float(), labels)]).tolist()
@@ -92,7 +93,7 @@ def child_scores(module: TrainingModule, data: TensorDataModule, calibration: Ca
 
 
 def _walk(
-    space: Space, segments: Sequence[nn.Module], node: _Node, calibrate: bool
+    space: Space, segments: Sequence[nn.Module], node: _Node, calibrate: bool, device: torch.device
 ) -> Iterator[tuple[Architecture, list[Tensor]]]:
     """Every architecture below a node with its outputs, depth first."""
     if node.position == len(segments):
@@ -103,11 +104,13 @@ def _walk(
     for group in _groups(space, segment, node.children):
         gates = space.gates(group[0])
         calibrated: list[Any] = []
-        if calibrate:
-            with cumulative_statistics(_norms_used(segment, gates)):
-                calibrated = [segment(state, gates) for state in node.calibrated]
-        scored = [segment(state, gates) for state in node.scored]
-        yield from _walk(space, segments, _Node(node.position + 1, group, scored, calibrated), calibrate)
+        # What a segment draws [a noise operation] is the same for every child, whatever was scored before.
+        with forked_rng("evaluation", node.position, device=device):
+            if calibrate:
+                with cumulative_statistics(_norms_used(segment, gates)):
+                    calibrated = [segment(state, gates) for state in node.calibrated]
+            scored = [segment(state, gates) for state in node.scored]
+        yield from _walk(space, segments, _Node(node.position + 1, group, scored, calibrated), calibrate, device)
 
 
 def _groups(space: Space, segment: nn.Module, children: Sequence[Architecture]) -> list[list[Architecture]]:
