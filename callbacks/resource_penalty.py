@@ -48,7 +48,7 @@ class ResourcePenalty(Trick):
         InputError: a value is out of its range, or `target` or `latency` is missing or has no use.
     """
 
-    changes: ClassVar[Change] = "policy"
+    changes: ClassVar[Change] = "policy gradient"
     needs: ClassVar[tuple[Need, ...]] = ("policy that learns", "gradient through the gates")
     order = 60
     neutral = {"weight": 0.0}

@@ -230,6 +230,21 @@ def test_show_counts_what_is_named_and_listed(told: Told) -> None:
     assert "tiny64 213" in "".join(ElementTree.parse("new/213.svg").getroot().itertext())
 
 
+def test_latency_is_measured_and_shown(told: Told) -> None:
+    printed = told(
+        "latency", *SPACE_DATA, "--repeats", "2", "--warmup", "1", "--threads", "1", "--out", "new/latency.csv"
+    )
+    assert "tiny64 on cpu, 1 thread, batches of 1: 8 operations" in printed
+    assert "children timed whole: " in printed
+    table = pd.read_csv("new/latency.csv", keep_default_na=False)
+    assert list(table["choice"]) == ["base"] + [f"layer{i}" for i in (1, 2, 3) for _ in range(4)]
+    table["milliseconds"] = range(len(table))
+    table.to_csv("mine.csv", index=False)
+    (row,) = json.loads(told("show", *SPACE_DATA, "213", "--latency", "mine.csv", "--json"))
+    assert row["milliseconds"] == 0 + 2 + 5 + 11
+    assert "18.000" in told("show", *SPACE_DATA, "213", "--latency", "mine.csv").splitlines()[1]
+
+
 def test_ls_and_cp(told: Told) -> None:
     printed = told("ls")
     for name in recipes():

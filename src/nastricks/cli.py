@@ -152,7 +152,16 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("architectures", nargs="*", metavar="ARCHITECTURE")
     show.add_argument("--file", metavar="CODES", help="a file with an architecture a line")
     show.add_argument("--json", action="store_true", help="print a list of {architecture, params, flops}")
+    show.add_argument("--latency", metavar="FILE.csv", help="also print latencies, by a table of `nastricks latency`")
     show.add_argument("--draw", metavar="FILE.svg", help="draw the architecture given")
+
+    latency = command("latency", "latency:latency", "measure every option of every choice on a device into a table")
+    stack(latency)
+    latency.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1, … (default: cpu)")
+    latency.add_argument("--batch", type=int, default=1, metavar="N", help="images at a time (default: 1)")
+    latency.add_argument("--repeats", type=int, default=50, metavar="N", help="runs, the median counts (default: 50)")
+    latency.add_argument("--warmup", type=int, default=10, metavar="N", help="runs before them (default: 10)")
+    latency.add_argument("--out", required=True, metavar="FILE.csv", help="the table: choice,option,milliseconds")
 
     bench = command("bench", "bench:bench", "train every child of a small space alone into a table")
     stack(bench)

@@ -15,6 +15,7 @@ from nastricks.spaces import Choice, Gate, Gates, Option
 PATHS = (Option("a"), Option("b"), Option("skip", identity=True, learns=False))
 BESIDE = Choice("node", PATHS, dropped="zero")
 ALONE = Choice("layer", PATHS, dropped="input")
+FIXED = Choice("layer", PATHS, dropped="never")
 SAMPLES = 20000
 END = Moment(role="weights", seed=0, step=100, steps_per_epoch=10, epochs=10, samples=SAMPLES)
 
@@ -106,9 +107,15 @@ def test_nothing_is_dropped_at_the_start_or_for_the_policy(at: Moment) -> None:
     assert dropped(0.9, ALONE, gate, at) is gate
 
 
-def test_a_network_of_identities_is_refused() -> None:
-    policy = SimpleNamespace(allowed={"layer": (2,)})
-    module: Any = SimpleNamespace(space=SimpleNamespace(choices=(ALONE,)), policy=policy)
+def test_what_has_no_stand_in_is_never_dropped() -> None:
+    gate = Gate((0, 1), torch.tensor([0.3, 0.7]))
+    assert dropped(0.9, FIXED, gate) is gate
+
+
+@pytest.mark.parametrize(("choice", "allowed"), [(ALONE, (2,)), (FIXED, (0, 1))])
+def test_a_network_without_a_path_to_drop_is_refused(choice: Choice, allowed: tuple[int, ...]) -> None:
+    policy = SimpleNamespace(allowed={"layer": allowed})
+    module: Any = SimpleNamespace(space=SimpleNamespace(choices=(choice,)), policy=policy)
     assert "no identity" in str(DropPath(0.2).refusal(module))
 
 

@@ -71,6 +71,15 @@ def test_a_bypass_alone_is_an_output_and_nothing_is_none() -> None:
         module(X, Gate(active=()))
 
 
+@pytest.mark.parametrize("outputs", [1, 2, 3])
+def test_the_bypass_has_the_outputs_channels(outputs: int) -> None:
+    ops = GatedOps(Choice("c", (Option("a"),)), (0,), lambda i, c: nn.Conv2d(c, outputs, 1), 2, outputs=outputs)
+    x = torch.cat([X, -X], dim=1)
+    y = ops(x, Gate(active=(), bypass=torch.tensor(3.0)))
+    assert y.shape == ops(x, Gate(active=(0,))).shape
+    assert torch.equal(y, 3 * torch.cat([x, torch.zeros_like(X)], dim=1)[:, :outputs])
+
+
 def test_gradients_reach_the_weights_of_gates() -> None:
     module, _ = gated()
     weights = torch.tensor([0.5, 0.25], requires_grad=True)

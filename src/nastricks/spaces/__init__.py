@@ -4,6 +4,7 @@ from nastricks.spaces.base import Cost, Edge, Space
 from nastricks.spaces.choices import Allowed, Architecture, Choice, Option
 from nastricks.spaces.darts import DARTS
 from nastricks.spaces.latency import Measurement, Stopwatch, measure_latency, read_latency, write_latency
+from nastricks.spaces.mobile import Mobile
 from nastricks.spaces.nas_bench_macro import NASBenchMacro
 from nastricks.spaces.nasbench201 import NASBench201
 from nastricks.spaces.nasnet import NASNet
@@ -25,6 +26,7 @@ __all__ = [
     "GatedOps",
     "Gates",
     "Measurement",
+    "Mobile",
     "NASBench201",
     "NASBenchMacro",
     "NASNet",

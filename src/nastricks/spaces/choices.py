@@ -36,7 +36,8 @@ class Choice:
 
     `kind`: options stand side by side (`parallel`), a smaller one lives inside a larger (`nested`), or they say which
     edges a node takes (`inputs`). `dropped` is what stands in for a path that a trick drops for a sample: nothing
-    (`zero`), where other paths are added to it; the choice's own input (`input`), where the path is the only way.
+    (`zero`), where other paths are added to it; the choice's own input (`input`), where the path is the only way;
+    where that has another shape, paths are not dropped (`never`).
     `node`: where outputs of several choices are added up, the node that this one is an edge into [best edges of a node,
     edge normalisation]; `cell`: the kind of cell that it belongs to, such as ``normal``.
     """
@@ -44,6 +45,6 @@ class Choice:
     name: str
     options: tuple[Option, ...]
     kind: Literal["parallel", "nested", "inputs"] = "parallel"
-    dropped: Literal["zero", "input"] = "zero"
+    dropped: Literal["zero", "input", "never"] = "zero"
     node: str | None = None
     cell: str | None = None

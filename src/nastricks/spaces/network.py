@@ -65,7 +65,7 @@ class GatedOps(nn.Module):
         make: Makes the operation of an option for a number of channels: (N, C, H, W) -> (N, C', ceil(H / stride), ...).
         channels: C, of the input.
         stride: 1 or 2.
-        outputs: C', at least C; None is C.
+        outputs: C', of the output; None is C.
     """
 
     def __init__(
@@ -138,7 +138,10 @@ class GatedOps(nn.Module):
         return x.new_zeros(len(x), x.shape[1] + self.outputs - self.channels, height, width)
 
     def _own_input(self, x: Tensor) -> Tensor:
-        """The input in the shape of the output: its 2x2 mean at stride 2, with channels of zeros [ResNet, option A]."""
+        """The input in the shape of the output: its 2x2 mean at stride 2, with channels of zeros [ResNet, option A].
+
+        Where the output has fewer channels, the last are cut off.
+        """
         own = x if self.stride == 1 else F.avg_pool2d(x, self.stride, ceil_mode=True)
         return own if self.outputs == self.channels else F.pad(own, (0, 0, 0, 0, 0, self.outputs - self.channels))
 

@@ -52,21 +52,32 @@ class InvertedResidual(nn.Module):
     """1x1 to `expansion` times the channels, depthwise, 1x1; each with batch norm, ReLU behind the first two.
 
     (N, inputs, H, W) -> (N, outputs, ceil(H / stride), ceil(W / stride)), with a shortcut where the shapes are equal
-    (MobileNetV2, Sandler et al. 2018, figure 4). Without ReLU6: plain ReLU, as the spaces that use it do.
+    (MobileNetV2, Sandler et al. 2018, figure 4). Without expansion the first convolution falls away. MobileNetV2 has
+    ReLU6; plain ReLU unless said otherwise.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, expansion: int, stride: int = 1) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        expansion: int,
+        stride: int = 1,
+        *,
+        dilation: int = 1,
+        activation: type[nn.Module] = nn.ReLU,
+        eps: float = 1e-5,
+    ) -> None:
         super().__init__()
-        hidden = expansion * inputs
+        hidden, padding = expansion * inputs, dilation * (kernel - 1) // 2
+        expand = [nn.Conv2d(inputs, hidden, 1, bias=False), nn.BatchNorm2d(hidden, eps=eps), activation()]
         self.body = nn.Sequential(
-            nn.Conv2d(inputs, hidden, 1, bias=False),
-            nn.BatchNorm2d(hidden),
-            nn.ReLU(),
-            nn.Conv2d(hidden, hidden, kernel, stride, kernel // 2, groups=hidden, bias=False),
-            nn.BatchNorm2d(hidden),
-            nn.ReLU(),
+            *(expand if expansion > 1 else []),
+            nn.Conv2d(hidden, hidden, kernel, stride, padding, dilation, groups=hidden, bias=False),
+            nn.BatchNorm2d(hidden, eps=eps),
+            activation(),
             nn.Conv2d(hidden, outputs, 1, bias=False),
-            nn.BatchNorm2d(outputs),
+            nn.BatchNorm2d(outputs, eps=eps),
         )
         self.shortcut = inputs == outputs and stride == 1
 
