@@ -99,6 +99,7 @@ class OpProjection(Trick):
 
     changes: ClassVar[Change] = "options"
     needs: ClassVar[tuple[Need, ...]] = ("supernet", "mixture of options")
+    order = 10  # after options were pruned
 
     def __init__(self, tune_epochs: int = 5, edges: int | None = 2, at_once: int = 1) -> None:
         super().__init__()
