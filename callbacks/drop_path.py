@@ -4,7 +4,6 @@ NASNet (Zoph et al. 2018, section 3: the scheduled kind helps, the fixed kind do
 al. 2017); DARTS (Liu et al. 2019) drops per sample with 0.2 * epoch / epochs and divides by the keep probability.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -44,8 +43,11 @@ def drop_gate(gate: Gate, choice: Choice, keep: Tensor, keep_probability: float)
 
 
 def _is_path(choice: Choice, index: int) -> bool:
-    """Whether there is anything to drop: no connection and an identity, which always runs, are none."""
-    return not (choice.options[index].identity or choice.options[index].absent)
+    """Whether there is anything to drop: no connection and an identity, which always runs, are none.
+
+    Nor is what has no stand-in.
+    """
+    return choice.dropped != "never" and not (choice.options[index].identity or choice.options[index].absent)
 
 
 class DropPath(Trick):
@@ -73,8 +75,6 @@ class DropPath(Trick):
         self._choices = {choice.name: choice for choice in module.space.choices}
         allowed = module.policy.allowed
         if not any(_is_path(c, i) for c in module.space.choices for i in allowed[c.name]):
-            return "trick drop_path needs a path that is no identity, and this network has none: leave it out"
-        if not any(self._droppable(c.name, allowed[c.name]) for c in module.space.choices):
             return (
                 "trick drop_path needs a path that is no identity and may be dropped, and this network has none: "
                 "leave it out"
@@ -88,7 +88,6 @@ class DropPath(Trick):
         droppable = {
             name: gate for name, gate in gates.items() if any(_is_path(self._choices[name], i) for i in gate.active)
         }
-        droppable = {name: gate for name, gate in gates.items() if self._droppable(name, gate.active)}
         if not droppable:
             return gates
         self.act()
@@ -104,11 +103,6 @@ class DropPath(Trick):
             for (name, gate), part in zip(droppable.items(), parts, strict=True)
         }
         return {**gates, **dropped}
-
-    def _droppable(self, name: str, options: Sequence[int]) -> bool:
-        """Whether any of these options of a choice can be dropped."""
-        choice = self._choices[name]
-        return choice.dropped != "never" and any(not choice.options[i].identity for i in options)
 
     def first_active_step(self, module: "TrainingModule") -> int:
         """The last step, where the ramp is highest: near its start few samples lose a path."""

@@ -37,8 +37,8 @@ COUNTS = {
     "sharing": 5,
     "spaces": 16,
     "stacks": 2,
-    "stages": 1,
-    "tricks": 19,
+    "stages": 3,
+    "tricks": 20,
 }
 ARMS = {
     "child_reward": 11,
@@ -79,6 +79,7 @@ SMALLER = {  # what is made for larger images or networks, or acts between epoch
     },
     **{f"algorithms/published/{name}": TWO_EPOCHS for name in ("darts_plus", "cpnas", "goldnas")},
     "stacks/harder_augmentation_cifar10": {"tricks.cutout.length": 4},
+    "tricks/op_projection": {"tricks.op_projection.at_once": 3},
 }
 BASE = ["recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml"]
 SPOS, DARTS = "recipes/algorithms/spos.yaml", "recipes/algorithms/darts.yaml"
@@ -180,7 +181,7 @@ def test_two_steps(path: Path) -> None:
 @of_kind("tricks")
 def test_tricks_act_within_two_steps(path: Path) -> None:
     between_epochs = tricks()[path.stem].on_epoch is not Trick.on_epoch
-    run = two_steps(stack(path), **(TWO_EPOCHS if between_epochs else {}))
+    run = two_steps(stack(path), **(TWO_EPOCHS if between_epochs else {}), **SMALLER.get(name_of(path), {}))
     (trick,) = run.tricks
     assert trick.name == path.stem
     assert trick.acts > 0 or trick.after_training
@@ -279,10 +280,21 @@ def shrunk(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "set": {**(content.get("set") or {}), **SMALL}}
 
 
+def small_stage(stage: dict[str, Any]) -> dict[str, Any]:
+    """A stage of steps enough for its tricks, one an epoch."""
+    small: dict[str, Any] = {**SMALL, **TWO_EPOCHS}
+    given = stage.get("set") or {}
+    if "tricks.weight_warmup" in given:
+        small["tricks.weight_warmup"] = {"epochs": 1}
+    if "recipes/tricks/op_projection.yaml" in stage["stack"]:
+        small |= {"tricks.op_projection.at_once": 28, "tricks.op_projection.tune_epochs": 1, "trainer.max_epochs": 3}
+    return {**stage, "set": {**given, **small}}
+
+
 @of_kind("stages")
 def test_stages(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = yaml.safe_load(path.read_text())
-    content["stages"] = {name: shrunk(stage) for name, stage in content["stages"].items()}
+    content["stages"] = {name: small_stage(stage) for name, stage in content["stages"].items()}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     assert main(["run", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out

@@ -78,6 +78,11 @@ SETTINGS: dict[str, Settings] = {
     ),
     "op_dropout": Settings({"probability": 0.5}, {"child": "needs a skip connection"}),
     "partial_channels": Settings({"parts": 4}, {"child": "a child has no choices left"}),
+    "op_projection": Settings(
+        {"at_once": 3},
+        {"spos": "UniformPath", "child": "a child has no choices left"},
+        steps=8,  # it decides before the second epoch, and refuses a run without one
+    ),
     "sam": Settings({"rho": 0.05}, acts_at_neutral=True, documented={"rho": 0.05}),
     "sgdr": Settings({"t_0": 1}),
     "weight_warmup": Settings(

@@ -11,12 +11,12 @@ from nastricks.data import ImageSpec
 from nastricks.errors import InputError
 from nastricks.files import write_text
 from nastricks.recipe import space_and_spec
-from nastricks.spaces import Cost, Space
-from nastricks.spaces.base import trainable
 from nastricks.spaces import Cost, Space, read_latency
+from nastricks.spaces.base import trainable
 from nastricks.spaces.drawing import draw
 
 LISTED = 200_000
+TITLES = {"params": "params", "flops": "FLOPs", "with_auxiliary": "with auxiliary", "milliseconds": "ms"}
 WIDEST = 60  # letters of an architecture that stands in the first column
 
 
@@ -30,33 +30,26 @@ def show(arguments: argparse.Namespace) -> int:
         architecture = space.parse(names[0])
         write_text(Path(arguments.draw), draw(space.graph(architecture), f"{space.name} {names[0]}"))
     if not names:
-        return _describe(space, spec)
         if arguments.latency is not None:
             raise InputError("--latency needs architectures to price: name some, or --file with an architecture a line")
-        return _describe(space, spec is not None)
+        return _describe(space, spec)
     if spec is None:
         raise InputError("parameters depend on the data: add a data recipe, such as -c recipes/data/digits.yaml")
-    table = None if arguments.latency is None else read_latency(arguments.latency, space)
-    parsed = {name: space.parse(name) for name in dict.fromkeys(names)}
-    costs = {name: space.cost(architecture, spec) for name, architecture in parsed.items()}
-    times = {} if table is None else {name: table.of(space, architecture) for name, architecture in parsed.items()}
+    latency = None if arguments.latency is None else read_latency(arguments.latency, space)
+    fields: dict[str, dict[str, int | float]] = {}
+    for name in dict.fromkeys(names):
+        architecture = space.parse(name)
+        time = {} if latency is None else {"milliseconds": latency.of(space, architecture)}
+        fields[name] = {**_fields(space.cost(architecture, spec)), **time}
     if arguments.json:
-        print(json.dumps([{"architecture": n, **_fields(costs[n])} for n in names]))
+        print(json.dumps([{"architecture": name, **fields[name]} for name in names]))
         return 0
-    titles = ["params", "FLOPs", *(["with auxiliary"] if any(cost.auxiliary for cost in costs.values()) else [])]
-    rows = [(name, list(_fields(costs[name]).values())[: len(titles)]) for name in names]
-    table = [("architecture", [f"{title:>14}" for title in titles])]
-    table += [(name, [f"{value:>14,}" for value in values]) for name, values in rows]
+    present = [key for key in TITLES if any(key in own for own in fields.values())]
+    table = [("architecture", [f"{TITLES[key]:>14}" for key in present])]
+    table += [(name, [_cell(fields[name].get(key)) for key in present]) for name in names]
     width = max(len(name) for name, _ in table)
     for name, cells in table:  # what is too long for a column stands last
         print("  ".join([f"{name:{width}}", *cells] if width <= WIDEST else [*cells, name]))
-        print(json.dumps([_row(name, costs[name], times.get(name)) for name in names]))
-        return 0
-    width = max(12, *(len(name) for name in names))
-    print(f"{'architecture':{width}}  {'params':>12}  {'FLOPs':>14}" + (f"  {'ms':>9}" if times else ""))
-    for name in names:
-        time = f"  {times[name]:>9.3f}" if times else ""
-        print(f"{name:{width}}  {costs[name].params:>12,}  {costs[name].flops:>14,}{time}")
     print(f"on images of {spec.channels}x{spec.size}x{spec.size}, {spec.classes} classes; 2 FLOPs a multiply-add")
     if arguments.draw is not None:
         print(f"drawing: {arguments.draw}")
@@ -67,9 +60,11 @@ def _fields(cost: Cost) -> dict[str, int]:
     """Parameters and FLOPs, and the parameters with those of an auxiliary head where there is one."""
     fields = {"params": cost.params, "flops": cost.flops}
     return {**fields, "with_auxiliary": cost.params + cost.auxiliary} if cost.auxiliary else fields
-def _row(name: str, cost: Cost, milliseconds: float | None) -> dict[str, str | float]:
-    row: dict[str, str | float] = {"architecture": name, "params": cost.params, "flops": cost.flops}
-    return row if milliseconds is None else {**row, "milliseconds": milliseconds}
+
+
+def _cell(value: int | float | None) -> str:
+    text = "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
+    return f"{text:>14}"
 
 
 def _listed(file: str | None) -> list[str]:

@@ -210,7 +210,6 @@ def derived_metrics(derived: str, table: Table) -> dict[str, float]:
 def cost(space: Space, architecture: Architecture, module: TrainingModule) -> Cost:
     """Parameters and FLOPs of a child, counted once a process (an ablation ranks the same space many times)."""
     settings = tuple(sorted((k, v) for k, v in vars(space).items() if isinstance(v, int | float | str | tuple | None)))
-    settings = tuple(sorted((k, v) for k, v in vars(space).items() if isinstance(v, int | float | str | tuple)))
     known = _costs(type(space), settings, module.spec)
     if architecture not in known:
         known[architecture] = space.cost(architecture, module.spec)
