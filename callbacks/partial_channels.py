@@ -70,6 +70,11 @@ class PartialChannels(Trick):
                     f"partial_channels.parts is {self.parts} and {ops.choice_name} of {module.space.name} has "
                     f"{ops.channels} channels, which are no multiple of it: choose a divisor"
                 )
+            if self.parts > 1 and ops.outputs != ops.channels:
+                return (
+                    f"trick partial_channels lets channels pass beside operations, and {ops.choice_name} of "
+                    f"{module.space.name} makes {ops.outputs} of {ops.channels}: leave the trick out in this space"
+                )
         if self.parts > 1 and module.starts_from is not None:
             return (
                 f"trick partial_channels makes the operations anew, and the run starts from the weights of "

@@ -123,6 +123,13 @@ def test_earlier_weights_are_not_lost_in_silence(make: Make, tmp_path: Path) -> 
         later.fit()
 
 
+def test_operations_that_change_their_channels_are_refused() -> None:
+    files = [f"recipes/{name}.yaml" for name in ("spaces/mobile", "data/digits", "algorithms/darts")]
+    run = build(resolve(files, ["--tricks.partial_channels.parts=4"]), None, quiet=True)
+    with pytest.raises(InputError, match="stage1_block1 of mobile makes 12 of 8: leave the trick out"):
+        run.check()
+
+
 def test_channels_that_do_not_divide_are_refused(make: Make) -> None:
     sentence = "partial_channels.parts is 3 and layer1 of tiny64 has 16 channels, which are no multiple of it"
     with pytest.raises(InputError, match=sentence):

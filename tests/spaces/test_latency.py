@@ -79,6 +79,12 @@ def test_every_space_of_operations_is_measured(space: Space) -> None:
             assert (taken == 0) == option.absent
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+def test_a_gpu_is_measured() -> None:
+    made = measure_latency(Tiny64(channels=4), SPEC, Stopwatch("cuda", repeats=3, warmup=1))
+    assert all(taken > 0 for times in made.costs.options.values() for taken in times)
+
+
 def test_a_space_whose_costs_do_not_add_up_is_refused() -> None:
     with pytest.raises(InputError, match="nasnet are no operations beside each other"):
         measure_latency(NASNet(1, channels=4, reductions=1), SPEC, Stopwatch())

@@ -10,7 +10,9 @@ from nastricks.errors import InputError
 from nastricks.rng import generator
 from nastricks.spaces import (
     DARTS,
+    Mobile,
     NASBench201,
+    NASBenchMacro,
     NASNet,
     OptionCosts,
     SequenceSpace,
@@ -24,6 +26,8 @@ SPACES: dict[str, tuple[Space, ImageSpec]] = {
     "tiny64": (Tiny64(), ImageSpec(1, 8, 10)),
     "weight_sharing_64": (WeightSharing64(channels=4, cells=2), ImageSpec(3, 12, 10)),
     "nasbench201": (NASBench201(channels=4, cells=2, bn_affine=True), ImageSpec(3, 10, 10)),
+    "nas_bench_macro": (NASBenchMacro(), ImageSpec(3, 9, 10)),
+    "mobile": (Mobile((6, 8), (2, 1), (1, 2)), ImageSpec(3, 9, 10)),
     "darts": (DARTS(channels=4, cells=3, nodes=2, bn_affine=True), ImageSpec(3, 9, 10)),
 }
 in_every_space = pytest.mark.parametrize("name", SPACES)
