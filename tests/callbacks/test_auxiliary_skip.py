@@ -67,7 +67,7 @@ def standing(space: str, stand: Stand, *overrides: str) -> TrainingStep:
     return stand(build(resolve(stack, [*small, *overrides]), None, quiet=True))
 
 
-@pytest.mark.parametrize("space", ["tiny64", "weight_sharing_64", "nasnet"])
+@pytest.mark.parametrize("space", ["tiny64", "weight_sharing_64", "nasnet", "nasbench201"])
 def test_only_operations_pass_their_input(space: str, stand: Stand) -> None:
     """The inputs of NASNet's blocks and the way in which a block joins its sides have none of their own."""
     step = standing(space, stand)
@@ -80,9 +80,11 @@ def test_only_operations_pass_their_input(space: str, stand: Stand) -> None:
     assert bool(module.logits(step.train.images, gates).isfinite().all())
 
 
-def test_every_operation_is_its_sum_plus_beta_times_the_input(stand: Stand) -> None:
-    """In NASNet at both strides: at stride 2 the input is its 2x2 mean."""
-    step = standing("nasnet", stand, "--tricks.auxiliary_skip.start", "0.5")
+@pytest.mark.parametrize("space", ["nasnet", "darts"])
+def test_every_operation_is_its_sum_plus_beta_times_the_input(space: str, stand: Stand) -> None:
+    """At both strides: at stride 2 the input is its 2x2 mean."""
+    small = ["--space.init_args.channels", "4", *(["--space.init_args.cells", "3"] if space == "darts" else [])]
+    step = standing(space, stand, "--tricks.auxiliary_skip.start", "0.5", *small)
     module, strides = step.module, set()
     module.double()
     (proposed,) = step.propose()

@@ -16,7 +16,7 @@ from nastricks.modules.step import TrainingStep
 from nastricks.recipe import resolve
 from nastricks.rng import forked_rng
 from nastricks.run import Run, build
-from nastricks.spaces import Gates, NASNet, Tiny64, WeightSharing64
+from nastricks.spaces import DARTS, Gates, NASNet, Tiny64, WeightSharing64
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),
@@ -50,8 +50,10 @@ def test_a_batch_norm_counts_as_no_weights() -> None:
         # Reduction cells read blocks at stride 1, where a skip is an identity, and inputs at stride 2, where it is a
         # convolution. Sides that read blocks: 2 of 2 blocks in each of 2 reduction cells; normal cells have 4 sides.
         (NASNet(blocks=2, channels=4, stem_channels=4), 3 * 4 + 2 * 2, 2 * (3 * 4) + 2 * 2 + 2 * (4 + 2)),
+        # 14 edges in a normal and two reduction cells, of which 8 have stride 2; two pools an edge.
+        (DARTS(channels=4, cells=3), 14 + 2 * 6, 14 + 2 * 6 + 2 * 3 * 14),
     ],
-    ids=["tiny64", "weight_sharing_64", "nasnet"],
+    ids=["tiny64", "weight_sharing_64", "nasnet", "darts"],
 )
 def test_which_operations(space: Any, skips: int, parameter_free: int) -> None:
     network = space.supernet(SPEC)
