@@ -86,7 +86,8 @@ class OpDropout(Trick):
         for operation in dropped_operations(module.space, module.networks, self.target):
             operation.register_forward_hook(self._behind_operation())
         for network in module.networks:
-            network.register_forward_hook(self._behind_network())
+            last = list(network.segments.values())[-1]  # type: ignore[operator]
+            last.register_forward_hook(self._behind_network())
 
     def on_gates(self, gates: Gates, at: Moment) -> Gates:
         learning = at.role in ("weights", "policy")

@@ -152,6 +152,19 @@ def test_names_of_weights_stay_and_copies_are_whole(make: Make, stand: Stand) ->
         copied[0](step.train.images, step.module.space.gates((3, 3, 3)))
 
 
+def test_a_child_with_an_auxiliary_head_is_dropped_from(stand: Stand) -> None:
+    """Its passes go another way through the network, and end in the same place."""
+    stack = ["spaces/darts.yaml", "data/digits.yaml", "child/darts.yaml", "tricks/op_dropout.yaml"]
+    small = ["--trainer.accelerator", "cpu", "--trainer.max_steps", "1", "--data.init_args.batch_size", "8"]
+    run = build(resolve(stack, [*small, "--space.init_args.auxiliary_head", "true"]), None, quiet=True)
+    assert run.module.networks[0].auxiliary is not None
+    run.fit()
+    (trick,) = run.tricks
+    assert trick.acts == 1
+    assert isinstance(trick, OpDropout)
+    assert trick._rate == 0.0
+
+
 # Refusals.
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nastricks.commands.check import check, score_child
+from nastricks.commands.check import built, check, score_child
 from nastricks.data import Batch
 from nastricks.errors import InputError
 from nastricks.modules import TrainingModule, Trick
@@ -25,6 +25,7 @@ from nastricks.modules.proof import (
 )
 from nastricks.modules.trick import Change, Compute
 from nastricks.moment import Moment
+from nastricks.recipe import resolve
 from nastricks.run import Run
 from nastricks.spaces import Gate, Tiny64
 
@@ -156,6 +157,15 @@ def test_what_is_declared_is_what_is_measured(trick: type[Trick], size: float, m
     proof = prove("tested", builder(make, trick), score_child)
     assert proof.alive
     assert proof.measured.size == pytest.approx(size, rel=0.5)
+
+
+def test_gates_are_seen_beside_an_auxiliary_head() -> None:
+    stack = ["spaces/darts.yaml", "data/digits.yaml", "child/darts.yaml"]
+    small = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--data.init_args.batch_size", "8"]
+    small += ["--data.init_args.train_size", "16", "--space.init_args.auxiliary_head", "true"]
+    config = resolve(stack, [*small, "--tricks.drop_path.probability", "0.5"])
+    proof = prove("drop_path", lambda without: built(config, without), score_child)
+    assert proof.alive
 
 
 def test_a_few_steps_are_tried(make: Callable[..., Run]) -> None:

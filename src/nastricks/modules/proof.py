@@ -124,7 +124,9 @@ class Observer(pl.Callback):
         loader = KeyedLoader(lambda index: self.data.batch("train", step), 1)
         setattr(self.data, "train_dataloader", lambda: loader)  # noqa: B010 - mypy refuses to assign to a method
         for network in module.networks:
-            network.register_forward_pre_hook(self._pass(module.space))
+            # Every way through a network starts at its first segment, also the one with an auxiliary head.
+            first_segment = next(iter(network.segments.values()))  # type: ignore[operator]
+            first_segment.register_forward_pre_hook(self._pass(module.space))
         criterion = module.criterion
 
         def observed(logits: Tensor, batch: Batch) -> Tensor:
@@ -136,8 +138,8 @@ class Observer(pl.Callback):
         setattr(module, "criterion", observed)  # noqa: B010 - as above
 
     def _pass(self, space: Space) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def record(network: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if not network.training:
+        def record(segment: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if not segment.training:
                 return
             images, gates = inputs
             self.seen.images.append(_flat([images]))
