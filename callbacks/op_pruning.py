@@ -138,7 +138,7 @@ class OpPruning(Trick):
         left = prune(
             strengths,
             self._keep(module, at),
-            lambda allowed: first_legal(module.space, allowed) is not None,
+            lambda allowed: first_legal(module.space, policy.derivable_of(allowed)) is not None,
             self.threshold if self.rule == "threshold" else math.inf,
             self.most,
         )

@@ -7,13 +7,16 @@ from typing import Any, ClassVar
 import pytest
 import pytorch_lightning as pl
 import torch
+from jsonargparse import Namespace
 
 from nastricks.callbacks.op_pruning import OpPruning, options_left, prune
+from nastricks.commands.check import built, score_child
 from nastricks.data.batch import ImageSpec
 from nastricks.derivations import Argmax, BestEdges, Derivation, Perturbation, Threshold, Trained
 from nastricks.errors import InputError
 from nastricks.modules import SupernetModule, TrainingModule
 from nastricks.modules.measures import strengths_of
+from nastricks.modules.proof import prove
 from nastricks.moment import Moment
 from nastricks.policies import EdgeNormalised, Policy, Sigmoid, Softmax
 from nastricks.rng import generator
@@ -119,6 +122,26 @@ def test_what_is_pruned_is_obeyed_and_weights_sum_to_one() -> None:
     assert policy.log_prob(gone) == -math.inf
 
 
+@pytest.mark.parametrize("kind", [Softmax, EdgeNormalised])
+def test_none_that_is_no_part_of_the_search_is_always_there(kind: Callable[[Space], Policy]) -> None:
+    """S2 of RobustDARTS: one operation an edge is left, and an architecture still leaves edges out."""
+    space = DARTS(channels=4, cells=3, operations="s2")
+    policy, trick = kind(space), OpPruning(k=1)
+    trick.on_epoch(Held(space, policy), Moment("weights", 0, step=9, steps_per_epoch=1, epochs=10))  # type: ignore[arg-type]
+    assert {len(options) for options in policy.allowed.values()} == {1}
+    picked = BestEdges().derive(Trained(space, policy, dict))
+    assert space.check(picked) == picked
+    assert trick.acts == 1
+
+
+class Held:
+    """What the trick reads of a module."""
+
+    def __init__(self, space: Space, policy: Policy) -> None:
+        self.space, self.policy = space, policy
+        self.networks = [Network({}, policy.allowed)]
+
+
 class Watch(pl.Callback):
     """How many options each choice has during each epoch."""
 
@@ -149,6 +172,14 @@ def test_the_schedule_of_a_run(
     run.fit()
     assert watch.sizes == [[n] * 3 for n in expected]
     assert run.tricks[0].acts == acts
+
+
+def test_a_threshold_is_alive_where_it_looks(configure: Callable[..., Namespace]) -> None:
+    config = configure("darts", {"op_pruning": {"rule": "threshold", "threshold": 0.01}})
+    proof = prove("op_pruning", lambda without: built(config, without), score_child)
+    assert proof.alive
+    assert (proof.first, proof.step) == (4, 4)
+    assert proof.measured.words == "0 options below 0.01"
 
 
 def test_the_last_one_is_derived(make: Callable[..., Run]) -> None:

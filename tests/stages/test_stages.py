@@ -10,13 +10,15 @@ import pytorch_lightning as pl
 import torch
 import yaml
 
+from nastricks import spaces
 from nastricks.errors import InputError
 from nastricks.modules.run_folder import load_checkpoint
+from nastricks.policies import EdgeNormalised, Softmax
 from nastricks.run import build, load_run
 from nastricks.spaces import Choice, Option, Tiny64
 from nastricks.stages import Stages, read_stages, run_stages
 from nastricks.stages.check import check_stages
-from nastricks.stages.options import strongest_options
+from nastricks.stages.options import kept_of, strongest_options
 from nastricks.stages.run import StageResult
 
 pytestmark = [
@@ -81,9 +83,15 @@ def test_the_option_that_is_no_connection_counts_and_always_stays() -> None:
 
 def test_options_that_leave_nothing_legal_are_refused() -> None:
     space = Edges()
-    by = scores([0.0, 0.2, 0.3, 0.1], [0.9, 0.2, 0.1, 0.3])
     with pytest.raises(InputError, match=r"the 1 strongest options .* leave no architecture of tiny64: keep more"):
-        strongest_options(space, space.all_options(), by, 1)
+        kept_of(space, Softmax(space), 1)
+
+
+def test_an_option_that_only_an_architecture_can_take_need_not_be_kept() -> None:
+    space = spaces.DARTS(channels=4, cells=3, operations="s2")
+    for policy in (Softmax(space), EdgeNormalised(space)):
+        kept = kept_of(space, policy, 1)
+        assert all(len(options) == 1 and options[0] > 0 for options in kept.values())
 
 
 # Runs.

@@ -10,7 +10,7 @@ from nastricks.errors import InputError
 from nastricks.moment import Moment
 from nastricks.policies.base import Policy
 from nastricks.rng import generator, inherited_seed
-from nastricks.spaces import Choice, Gate, Gates, Space
+from nastricks.spaces import Allowed, Choice, Gate, Gates, Space
 
 
 class AlphaPolicy(Policy):
@@ -41,11 +41,10 @@ class AlphaPolicy(Policy):
             {c.name: nn.Parameter(init_std * torch.randn(len(c.options), generator=rng)) for c in space.choices}
         )
 
-    @property
-    def derivable(self) -> dict[str, tuple[int, ...]]:
-        """Those that are allowed, and those that only an architecture can take (`Option.mixed`)."""
+    def derivable_of(self, allowed: Allowed) -> dict[str, tuple[int, ...]]:
+        """These, and those that only an architecture can take (`Option.mixed`)."""
         apart = {c.name: tuple(i for i, o in enumerate(c.options) if not o.mixed) for c in self.space.choices}
-        return {name: tuple(sorted((*options, *apart[name]))) for name, options in self.allowed.items()}
+        return {name: tuple(sorted((*options, *apart[name]))) for name, options in allowed.items()}
 
     @abstractmethod
     def strength(self, choice: Choice, alpha: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nastricks.errors import InputError
 from nastricks.moment import Moment
-from nastricks.spaces import Architecture, Gates, Space
+from nastricks.spaces import Allowed, Architecture, Gates, Space
 
 
 class Policy(nn.Module, ABC):
@@ -38,8 +38,12 @@ class Policy(nn.Module, ABC):
 
     @property
     def derivable(self) -> dict[str, tuple[int, ...]]:
-        """The options that an architecture may take at the end: those that are allowed."""
-        return self.allowed
+        """The options that an architecture may take at the end."""
+        return self.derivable_of(self.allowed)
+
+    def derivable_of(self, allowed: Allowed) -> dict[str, tuple[int, ...]]:
+        """The options that an architecture may take at the end where these are allowed: just these."""
+        return {name: tuple(options) for name, options in allowed.items()}
 
     @property
     def learns(self) -> bool:

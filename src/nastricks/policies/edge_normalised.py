@@ -13,7 +13,7 @@ from nastricks.policies.alpha import AlphaPolicy
 from nastricks.policies.base import Policy
 from nastricks.policies.softmax import Softmax
 from nastricks.rng import generator, inherited_seed
-from nastricks.spaces import Gate, Gates, Space
+from nastricks.spaces import Allowed, Gate, Gates, Space
 
 
 class EdgeNormalised(Policy):
@@ -60,7 +60,7 @@ class EdgeNormalised(Policy):
         if not isinstance(made, AlphaPolicy):
             raise InputError(f"policy.operations is {type(made).__name__}: expected one over alpha, such as Softmax")
         self.operations = made
-        self.mixed = made.mixed
+        self.mixed, self.allowed = made.mixed, dict(made.allowed)
         rng = generator(inherited_seed(seed), "beta")
         self.beta = nn.ParameterDict(
             {node: nn.Parameter(init_std * torch.randn(len(e), generator=rng)) for node, e in self.edges.items()}
@@ -80,6 +80,9 @@ class EdgeNormalised(Policy):
     def restrict(self, choice: str, options: Sequence[int]) -> None:
         super().restrict(choice, options)
         self.operations.restrict(choice, options)
+
+    def derivable_of(self, allowed: Allowed) -> dict[str, tuple[int, ...]]:
+        return self.operations.derivable_of(allowed)
 
     def set_extra_state(self, state: Any) -> None:
         super().set_extra_state(state)
