@@ -13,7 +13,7 @@ from nastricks.recipe import read_yaml
 BASE = "base"
 KEYS = (
     "name", "description", "stack", "set", "tricks", "design", "arms", "interactions", "seeds", "metrics", "table",
-    "children", "threads", "truth_arm",
+    "children", "threads", "truth_arm", "stages",
 )  # fmt: skip
 DESIGNS = ("add_one", "leave_one_out", "cumulative", "factorial", "crossed")
 DEFAULT_METRICS = {"gt_tau": "max", "gt_tau_by_loss": "max", "p_at_10": "max", "derived_accuracy": "max"}
@@ -24,13 +24,15 @@ MOST_FACTORS = 6
 class Arm:
     """One setting: recipe files, tricks (name -> settings, None to drop) and dotted keys on top of the base.
 
-    `against` is the arm that it is judged against.
+    `against` is the arm that it is judged against. `stages` is a file of stages to run in place of the base stack;
+    files and keys then come on top of every stage, tricks on top of those that search.
     """
 
     tricks: Mapping[str, Any] = field(default_factory=dict)
     stack: tuple[str, ...] = ()
     set: Mapping[str, Any] = field(default_factory=dict)
     against: str = BASE
+    stages: str | None = None
 
     def with_tricks(self, tricks: Mapping[str, Any]) -> "Arm":
         return replace(self, tricks={**self.tricks, **tricks})
@@ -54,6 +56,7 @@ class Design:
     table: str | None
     children: str
     truth_arm: str | None = None
+    stages: str | None = None
     left_out: tuple[str, ...] = ()
 
     @property
@@ -89,9 +92,11 @@ def read_design(file: str | Path) -> Design:
     for key in content:
         if key not in KEYS:
             raise unknown(f"key of {file}", key, KEYS)
-    for key in ("stack", "seeds"):
-        if not content.get(key):
-            raise InputError(f"{file} lacks {key}: an ablation names a stack of recipe files and seeds")
+    if not content.get("seeds") or not (content.get("stack") or content.get("stages")):
+        key = "seeds" if not content.get("seeds") else "stack"
+        raise InputError(f"{file} lacks {key}: an ablation names a stack of recipe files (or stages) and seeds")
+    if content.get("stack") and content.get("stages"):
+        raise InputError(f"{file} names both a stack and stages: the base runs one of them, leave the other out")
     arms, interactions = _arms(content, str(file))
     metrics = content.get("metrics") or DEFAULT_METRICS
     for metric, direction in metrics.items():
@@ -100,7 +105,7 @@ def read_design(file: str | Path) -> Design:
     return Design(
         name=str(content.get("name") or Path(file).stem),
         description=" ".join(str(content.get("description", "")).split()),
-        stack=tuple(_strings(content["stack"], f"stack of {file}")),
+        stack=tuple(_strings(content.get("stack") or [], f"stack of {file}")),
         set=_flat(content.get("set") or {}),
         arms=arms,
         interactions=interactions,
@@ -109,6 +114,7 @@ def read_design(file: str | Path) -> Design:
         table=content.get("table"),
         children=str(content.get("children", "all")),
         truth_arm=_truth_arm(content, arms, str(file)),
+        stages=content.get("stages"),
     )
 
 
@@ -168,13 +174,14 @@ def _tricks(value: Any, what: str) -> dict[str, Any]:
 
 
 def _arm(value: Any, what: str) -> Arm:
-    """An arm: tricks alone, or a mapping with any of tricks, stack, set and against."""
-    if isinstance(value, Mapping) and set(value) <= {"tricks", "stack", "set", "against"} and value:
+    """An arm: tricks alone, or a mapping with any of tricks, stack, set, against and stages."""
+    if isinstance(value, Mapping) and set(value) <= {"tricks", "stack", "set", "against", "stages"} and value:
         return Arm(
             _tricks(value.get("tricks") or {}, f"tricks of {what}"),
             tuple(_strings(value.get("stack") or [], f"stack of {what}")),
             _flat(value.get("set") or {}),
             str(value.get("against", BASE)),
+            value.get("stages"),
         )
     return Arm(_tricks(value or {}, what))
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from jsonargparse import Namespace
 
 from nastricks.ablation.answer import answer, how_well_each_ranks
 from nastricks.ablation.design import BASE, Arm
 from nastricks.ablation.evidence import TRIAL_COLUMNS, scale
 from nastricks.ablation.plan import Plan
 from nastricks.ablation.report import write_report
+from nastricks.ablation.setting import Setting, shown_config, text_of
 from nastricks.ablation.statistics import judge
 from nastricks.ablation.trial import Training, finished, run_training, trial_folder
 from nastricks.errors import InputError
@@ -25,7 +25,7 @@ from nastricks.ranking.baselines import baselines, noise_ceiling
 from nastricks.ranking.metrics import ranking_metrics_by_accuracy_and_loss
 from nastricks.recipe import locate
 from nastricks.search.engine import Engine, Lost
-from nastricks.search.recipe import dump_any
+from nastricks.stages import Stages
 
 PACKAGES = ("nastricks", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonargparse", "numpy", "scipy")
 
@@ -80,9 +80,9 @@ def _claim(planned: Plan, folder: Path) -> None:
 
 def _described(planned: Plan) -> dict[str, Any]:
     design = planned.design
-    base = planned.configs[BASE]
-    files = [planned.file, *(locate(f) for f in (*design.stack, *planned.extra))]
-    settings = {arm: hashlib.sha256(dump_any(config).encode()).hexdigest() for arm, config in planned.configs.items()}
+    base = shown_config(planned.configs[BASE])
+    files = [planned.file, *(locate(f) for f in (*design.stack, *planned.extra, *_files_of_stages(planned)))]
+    settings = {arm: hashlib.sha256(text_of(setting).encode()).hexdigest() for arm, setting in planned.configs.items()}
     judged: list[Any] = [design.metrics, design.interactions, design.table, design.children]
     judged += [extra for extra in (design.against, design.truth_arm) if extra]
     return {
@@ -118,9 +118,17 @@ def _version(package: str) -> str:
     return version(package)
 
 
-def _plain(arm: Arm, config: Namespace) -> dict[str, Any]:
+def _files_of_stages(planned: Plan) -> list[str]:
+    """Files of stages that arms run, and the recipe files that these stack."""
+    files = [planned.design.stages, *(arm.stages for arm in planned.design.arms.values())]
+    stacks = [stage.stack for s in planned.configs.values() if isinstance(s, Stages) for stage in s.stages]
+    return list(dict.fromkeys([*(f for f in files if f is not None), *(f for stack in stacks for f in stack)]))
+
+
+def _plain(arm: Arm, setting: Setting) -> dict[str, Any]:
     """An arm as it is shown: its tricks with all their settings, and what else it sets."""
-    shown: dict[str, Any] = {}
+    config = shown_config(setting)
+    shown: dict[str, Any] = {} if arm.stages is None else {"stages": arm.stages}
     for name, settings in arm.tricks.items():
         shown[name] = None if settings is None else dict(vars(config.tricks[name].init_args))
     if arm.stack:

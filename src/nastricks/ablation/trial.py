@@ -12,6 +12,8 @@ from typing import Any
 import pandas as pd
 from jsonargparse import Namespace
 
+from nastricks.ablation.setting import Setting, shown_config, text_of
+from nastricks.ablation.staged import run_staged
 from nastricks.files import safe_name, write_csv, write_json, write_text
 from nastricks.memory import peak_memory_mb, reset_peak_memory
 from nastricks.modules import SupernetModule
@@ -26,22 +28,29 @@ from nastricks.search.engine import InProcess, Stopwatch
 from nastricks.search.loop import Search
 from nastricks.search.recipe import dump_any, searches
 from nastricks.search.trained_child import ChildTask, train_and_score
+from nastricks.stages import Stages
 
 
 @dataclass(frozen=True)
 class Training:
     """One training with one seed, and the arms that are judged from it; the first arm's folder holds the training.
 
-    `arms` maps an arm to its resolved configuration.
+    `arms` maps an arm to what it resolves to; stages share no training.
     """
 
     folder: Path
     ablation: str
     seed: int
-    arms: Mapping[str, Namespace]
+    arms: Mapping[str, Setting]
     table: str | None
     children: str
     truth_arm: str | None = None
+
+    def config(self, arm: str) -> Namespace:
+        """The configuration of an arm that is no stages, with the training's seed."""
+        setting = self.arms[arm]
+        assert not isinstance(setting, Stages), "stages have a configuration each"
+        return with_seed(setting, self.seed)
 
 
 def trial_folder(folder: Path, arm: str, seed: int) -> Path:
@@ -63,7 +72,9 @@ def run_training(training: Training) -> list[dict[str, Any]]:
     leader = next(iter(training.arms))
     reset_peak_memory()
     watch = Stopwatch()
-    if searches(training.arms[leader]):
+    if isinstance(training.arms[leader], Stages):
+        return [_staged(training, arm, watch) for arm in missing]
+    if searches(training.config(leader)):
         return [_searched(training, arm, watch) for arm in missing]
     if training.truth_arm is not None:
         return _children(training, missing, watch)
@@ -74,7 +85,7 @@ def run_training(training: Training) -> list[dict[str, Any]]:
     try:
         # A leader that is done keeps its folder as it is; the other arms then train again without writing.
         run = build(
-            with_seed(training.arms[leader], training.seed),
+            training.config(leader),
             place if leader in missing else None,
             quiet=True,
             tracked=tracked,
@@ -90,7 +101,7 @@ def _searched(training: Training, arm: str, watch: Stopwatch) -> dict[str, Any]:
     """One search; what a killed one has trained is kept, and the search replayed."""
     place = trial_folder(training.folder, arm, training.seed)
     try:
-        config = with_seed(training.arms[arm], training.seed)
+        config = training.config(arm)
         search = Search(config, place)
         metrics = search.run(InProcess())
         write_text(place / "config.yaml", dump_any(config))
@@ -103,6 +114,23 @@ def _searched(training: Training, arm: str, watch: Stopwatch) -> dict[str, Any]:
     return result
 
 
+def _staged(training: Training, arm: str, watch: Stopwatch) -> dict[str, Any]:
+    """Stages; those that a killed trial has finished are kept."""
+    place, stages = trial_folder(training.folder, arm, training.seed), training.arms[arm]
+    assert isinstance(stages, Stages), "the arm's setting"
+    tracked = Tracked(f"{arm}-seed{training.seed}", training.ablation, arm)
+    try:
+        found = run_staged(stages, place, training.seed, tracked, training.table, training.children)
+    except Exception as error:
+        return _failed(training, arm, arm, error, watch.seconds())
+    (place / "error.txt").unlink(missing_ok=True)  # of an earlier attempt
+    more = {"baselines": found.baselines, "derived": found.derived}
+    result = _result(training, arm, found.seconds, found.metrics, **more)
+    _track(training, arm, arm, stages, result, None)
+    write_json(place / "result.json", result)
+    return result
+
+
 def _children(training: Training, arms: Sequence[str], watch: Stopwatch) -> list[dict[str, Any]]:
     """The same random children trained alone, once for all `arms`; the runner judges their ranking by `truth_arm`.
 
@@ -110,7 +138,7 @@ def _children(training: Training, arms: Sequence[str], watch: Stopwatch) -> list
     """
     leader = next(iter(training.arms))
     try:
-        configs = {arm: with_seed(training.arms[arm], training.seed) for arm in arms}
+        configs = {arm: training.config(arm) for arm in arms}
         module = build(configs[arms[0]], None, quiet=True).module
         space = module.space
         chosen = picked(space, training.children, seed=0)
@@ -171,7 +199,7 @@ def _result(training: Training, arm: str, seconds: float, metrics: Mapping[str, 
 
 def _judged(training: Training, arm: str, leader: str, run: Run, training_seconds: float) -> dict[str, Any]:
     place = trial_folder(training.folder, arm, training.seed)
-    config = with_seed(training.arms[arm], training.seed)
+    config = training.config(arm)
     watch = Stopwatch()
     try:
         calibration = calibration_of(config)
@@ -230,18 +258,21 @@ def _track(
     training: Training,
     arm: str,
     leader: str,
-    config: Namespace,
+    setting: Setting,
     result: dict[str, Any],
     rows: pd.DataFrame | None,
 ) -> None:
+    config = shown_config(setting)
     tracking = config.loggers.wandb
     if tracking is None:
         return
     place = Tracked(f"{arm}-seed{training.seed}", training.ablation, arm)
     names = [name for name, settings in vars(config.tricks).items() if settings is not None]
     curves: Sequence[dict[str, Any]] = []
-    if arm != leader or searches(config):  # a training is logged as it runs, under the leader's name
+    if (
+        arm != leader or isinstance(setting, Stages) or searches(config)
+    ):  # a training is logged as it runs, under the leader's name
         path = trial_folder(training.folder, leader, training.seed) / "metrics.csv"
         curves = pd.read_csv(path).to_dict("records") if path.exists() else []  # type: ignore[assignment]
     folder = trial_folder(training.folder, arm, training.seed)
-    track_results(tracking, folder, dump_any(config), names, place, curves, result["metrics"], rows)
+    track_results(tracking, folder, text_of(setting), names, place, curves, result["metrics"], rows)

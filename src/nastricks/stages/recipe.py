@@ -20,13 +20,15 @@ stages:
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 
 from nastricks.errors import InputError, unknown
-from nastricks.recipe import dump, read_yaml, resolve
+from nastricks.recipe import KEYS, dump, read_yaml, resolve
 
 LINKS = {
     "architecture_of": "architecture",
@@ -63,26 +65,29 @@ class Stages:
     name: str
     stages: tuple[Stage, ...]
 
+    @cached_property
     def text(self) -> str:
-        """All that the stages depend on."""
-        parts = [[stage.name, dump(stage.config()), dict(stage.links), stage.keep] for stage in self.stages]
-        return json.dumps(parts, sort_keys=True)
+        """All that the stages depend on, as a mapping from each to its resolved recipe and its links."""
+        parts = {s.name: {**yaml.safe_load(dump(s.config())), **s.links, "keep": s.keep} for s in self.stages}
+        return yaml.safe_dump(parts, sort_keys=False)
 
-    def changed(self, stack: Sequence[str], keys: Mapping[str, Any], tricks: Sequence[str]) -> "Stages":
-        """The same stages with files and keys on top of every one, and tricks on top of those that train supernets.
+    def changed(self, stack: Sequence[str], overrides: Sequence[str], tricks: Sequence[str]) -> "Stages":
+        """The same stages with files and keys on top of every one, and tricks on top of those that derive.
 
-        A key that begins with a stage's name is for that stage alone: ``search.trainer.max_epochs``.
+        A key that begins with a stage's name is for that stage alone: ``--search.trainer.max_epochs=3``.
         """
         names = {stage.name for stage in self.stages}
         changed = []
         for stage in self.stages:
-            own = {
-                key.partition(".")[2] if key.partition(".")[0] == stage.name else key: value
-                for key, value in keys.items()
-                if key.partition(".")[0] == stage.name or key.partition(".")[0] not in names
-            }
-            more = [*overrides_of(own), *(tricks if "architecture_of" not in stage.links else ())]
-            changed.append(replace(stage, stack=(*stage.stack, *stack), overrides=(*stage.overrides, *more)))
+            own = []
+            for override in overrides:
+                first, _, rest = override.removeprefix("--").partition(".")
+                if first == stage.name:
+                    own.append(f"--{rest}")
+                elif first not in names:
+                    own.append(override)
+            own += tricks if "architecture_of" not in stage.links else ()
+            changed.append(replace(stage, stack=(*stage.stack, *stack), overrides=(*stage.overrides, *own)))
         return replace(self, stages=tuple(changed))
 
 
@@ -107,6 +112,8 @@ def read_stages(file: str | Path) -> Stages:
         raise InputError(f"{file} has no stages: expected stages, each with a stack of recipe files")
     stages: list[Stage] = []
     for name, settings in written.items():
+        if str(name) in KEYS or "." in str(name):
+            raise InputError(f"{file} calls a stage {name!r}: expected a name that is no key of a recipe, without dots")
         stages.append(_stage(str(name), settings, [stage.name for stage in stages], str(file)))
     return Stages(str(content.get("name") or Path(file).stem), tuple(stages))
 

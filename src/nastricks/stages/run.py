@@ -70,7 +70,7 @@ def _run(
 ) -> StageResult:
     place, start = folder / stage.name, time.perf_counter()
     config, left_out = _config(stage, folder, seed)
-    fingerprint = hashlib.sha256(dump(config).encode()).hexdigest()
+    fingerprint = _fingerprint(stage, config)
     done, started = place / "result.json", place / "stage.json"
     if done.is_file():
         if json.loads(done.read_text()).get("fingerprint") != fingerprint:
@@ -93,6 +93,15 @@ def _run(
     write_json(started, {"fingerprint": fingerprint, "left_out": left_out, "seconds": seconds})
     write_json(done, {**found, "fingerprint": fingerprint})
     return _read(done, started)
+
+
+def _fingerprint(stage: Stage, config: Namespace) -> str:
+    """What the stage depends on, wherever its folder is."""
+    placeless = config.clone()
+    for key, earlier in stage.links.items():
+        if key in ("weights_of", "policy_of"):
+            placeless.model.init_args[LINKS[key]] = earlier
+    return hashlib.sha256(dump(placeless).encode()).hexdigest()
 
 
 def _read(done: Path, started: Path) -> StageResult:
