@@ -293,8 +293,14 @@ def test_what_cannot_be_is_refused_before_anything_trains(
 
 def test_changes_reach_every_stage_tricks_only_supernets_and_named_keys_one(tmp_path: Path) -> None:
     stages = written(tmp_path, {"search": {"stack": DARTS}, "child": {"stack": CHILD, "architecture_of": "search"}})
-    keys = {"trainer.max_epochs": 7, "child.trainer.max_epochs": 5}
+    keys = ["--trainer.max_epochs=7", "--child.trainer.max_epochs=5"]
     search, child = (s.config() for s in stages.changed([], keys, ["--tricks.weight_warmup.epochs=1"]).stages)
     assert (search.trainer.max_epochs, child.trainer.max_epochs) == (7, 5)
     assert search.tricks.weight_warmup is not None
     assert child.tricks.weight_warmup is None
+
+
+def test_stages_named_like_keys_are_refused(tmp_path: Path) -> None:
+    for name in ("trainer", "a.b"):
+        with pytest.raises(InputError, match="expected a name that is no key of a recipe, without dots"):
+            written(tmp_path, {name: {"stack": DARTS}})
