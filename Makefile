@@ -8,7 +8,7 @@ WORKERS ?= 2
 # Where this is set, every process compiles torch and Lightning anew: 24 s an import in place of 9.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup quickstart test lint types bench table clean
+.PHONY: setup quickstart test lint types bench compatibility algorithms gumbel proof table clean
 
 setup: $(VENV)/.ready
 
@@ -35,6 +35,21 @@ types: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+# Evidence that writes pages of docs/. Minutes on two cores: compatibility 15, algorithms 30, gumbel 3.
+compatibility: setup
+	$(BIN)/python -m proofs compatibility --workers $(WORKERS)
+
+algorithms: setup
+	$(BIN)/nastricks ablate recipes/ablations/algorithms.yaml --workers $(WORKERS) --out runs/algorithms
+	$(BIN)/python -m proofs algorithms runs/algorithms
+
+gumbel: setup
+	$(BIN)/python -m proofs gumbel
+
+# Twenty steps of every gradient-based recipe on real CIFAR-10, which NASTRICKS_DATA names.
+proof: setup
+	$(BIN)/python -m proofs cifar10
 
 # The shipped ground truth: 64 children, 10 replicas each; and shorter trainings for Hyperband, 5 replicas each.
 TABLE := -c recipes/spaces/tiny64.yaml -c recipes/data/digits.yaml -c recipes/child/tiny64.yaml --workers $(WORKERS)

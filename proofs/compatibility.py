@@ -1,0 +1,145 @@
+"""Every trick with every algorithm: it acts and resumes bit for bit, or refuses with a sentence."""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nastricks.errors import InputError
+from nastricks.files import write_text
+from nastricks.modules.registry import tricks
+from nastricks.recipe import resolve
+from nastricks.run import Run, build
+from nastricks.search.engine import Lost, engine
+from proofs.settings import SETTINGS
+from proofs.small_runs import SMALL, difference_after_resuming
+
+ROOT = Path(__file__).parents[1]
+BASE = ("recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml")
+PAGE = ROOT / "docs" / "compatibility.md"
+WORKS, PART = "●", "◐"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A trick (None for none) on top of an algorithm's recipe."""
+
+    algorithm: str
+    trick: str | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """`works`, `part` of the recipe already, `refuses` with a sentence, or `fails` with a reason."""
+
+    kind: str
+    words: str = ""
+
+
+def algorithms() -> dict[str, str]:
+    """Name -> recipe file of every algorithm for tiny64, and of the child."""
+    found = {path.stem: str(path.relative_to(ROOT)) for path in sorted((ROOT / "recipes/algorithms").glob("*.yaml"))}
+    return {**found, "child": "recipes/child/tiny64.yaml"}
+
+
+def examine(pair: Pair) -> Found:
+    """Run a pair straight, killed and resumed."""
+    stack = [str(ROOT / file) for file in (*BASE, algorithms()[pair.algorithm])]
+    own = [name for name, settings in vars(resolve(stack).tricks).items() if settings is not None]
+    if pair.trick in own:
+        return Found("part")
+    # A recipe's own guards get settings with which they do not stop so short a run.
+    stops = [name for name in own if name.startswith("early_stop")]
+    small = {**SMALL, **_arguments(stops), **_arguments([] if pair.trick is None else [pair.trick])}
+
+    def make(more: Mapping[str, Any], out: Path) -> Run:
+        keys = {**small, **more}
+        return build(resolve(stack, [f"--{key}={value}" for key, value in keys.items()]), out, quiet=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        try:
+            run = make({}, place / "straight")
+            run.fit()
+        except InputError as error:
+            return Found("refuses", " ".join(str(error).split()))
+        except Exception as error:
+            return Found("fails", f"{type(error).__name__}: {error}")
+        idle = [t.name for t in run.tricks if t.acts == 0 and not t.after_training]
+        if idle:
+            return Found("fails", f"{', '.join(idle)} never acted")
+        try:
+            difference = difference_after_resuming(make, place / "straight", place / "middle", "middle")
+        except Exception as error:
+            return Found("fails", f"resuming: {type(error).__name__}: {error}")
+    return Found("works") if difference is None else Found("fails", f"resumed, {difference}")
+
+
+def _arguments(names: list[str]) -> dict[str, Any]:
+    return {f"tricks.{name}.{key}": value for name in names for key, value in SETTINGS[name].arguments.items()}
+
+
+def main(given: argparse.Namespace) -> int:
+    """Examine all pairs and write the page; 1 where one fails."""
+    started = time.perf_counter()
+    pairs = [Pair(algorithm, trick) for algorithm in algorithms() for trick in (None, *tricks())]
+    found: dict[Pair, Found] = {}
+    with closing(engine(given.workers, None)) as runs:
+        for pair, result in runs.run(examine, pairs):
+            found[pair] = Found("fails", result.reason) if isinstance(result, Lost) else result
+            if found[pair].kind == "fails":
+                print(f"{pair.algorithm} with {pair.trick}: {found[pair].words}", flush=True)
+            elif len(found) % 50 == 0:
+                print(f"{len(found)} of {len(pairs)} pairs, {time.perf_counter() - started:.0f} s", flush=True)
+    write_text(PAGE, page(found))
+    failed = [pair for pair, result in found.items() if result.kind == "fails"]
+    print(f"{len(found) - len(failed)} pairs hold, {len(failed)} fail; {time.perf_counter() - started:.0f} s: {PAGE}")
+    return 1 if failed else 0
+
+
+def page(found: Mapping[Pair, Found]) -> str:
+    """The page: a table of all pairs, and the sentences of those that refuse."""
+    names = list(algorithms())
+    sentences: dict[str, int] = {}
+    rows = []
+    for trick in tricks():
+        cells = []
+        for algorithm in names:
+            result = found[Pair(algorithm, trick)]
+            cell = {"works": WORKS, "part": PART}.get(result.kind)
+            if cell is None:
+                number = sentences.setdefault(result.words, len(sentences) + 1)
+                cell = f"{'fails' if result.kind == 'fails' else ''} {number}".strip()
+            cells.append(cell)
+        rows.append(f"| `{trick}` | {' | '.join(cells)} |")
+    works = sum(result.kind == "works" for pair, result in found.items() if pair.trick is not None)
+    refuses = sum(result.kind == "refuses" for result in found.values())
+    plain = [algorithm for algorithm in names if found[Pair(algorithm, None)].kind != "works"]
+    alone = "Every recipe runs and resumes alone."
+    if plain:
+        alone = f"Recipes that do not run and resume alone: {', '.join(plain)}."
+    lines = [
+        "# Which tricks work with which algorithms",
+        "",
+        "Made by `make compatibility`: every trick on top of every algorithm's recipe for `tiny64` on digits, eight",
+        "steps, once straight, once killed before step 5 and resumed from step 3.",
+        "",
+        f"- {WORKS} acts, and the resumed run equals the straight one bit for bit (weights, buffers, policy, optimizer",
+        f"  states, metrics): {works} pairs.",
+        f"- {PART} is part of the recipe.",
+        f"- A number refuses before training, with the sentence below: {refuses} pairs.",
+        "",
+        alone,
+        "",
+        f"| trick | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+        *rows,
+        "",
+        *(f"{number}. {sentence}" for sentence, number in sentences.items()),
+        "",
+    ]
+    return "\n".join(lines)
