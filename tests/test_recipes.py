@@ -38,7 +38,7 @@ COUNTS = {
     "spaces": 16,
     "stacks": 2,
     "stages": 3,
-    "tricks": 20,
+    "tricks": 22,
 }
 ARMS = {
     "child_reward": 11,
@@ -79,6 +79,7 @@ SMALLER = {  # what is made for larger images or networks, or acts between epoch
     },
     **{f"algorithms/published/{name}": TWO_EPOCHS for name in ("darts_plus", "cpnas", "goldnas")},
     "stacks/harder_augmentation_cifar10": {"tricks.cutout.length": 4},
+    "tricks/early_stop_hessian": {f"tricks.early_stop_hessian.{key}": 1 for key in ("window", "distance", "first_epoch")},
     "tricks/op_projection": {"tricks.op_projection.at_once": 3},
 }
 BASE = ["recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml"]

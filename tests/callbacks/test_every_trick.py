@@ -65,7 +65,13 @@ SETTINGS: dict[str, Settings] = {
     "early_stop_skips": Settings(
         {"skips": 4}, {"spos": "UniformPath has no parameters", "child": "a child has no choices left"}, steps=5
     ),
+    "early_stop_hessian": Settings(
+        {"window": 1, "distance": 1, "first_epoch": 1},
+        {"spos": "UniformPath has no parameters", "child": "Fixed has no parameters"},
+        steps=6,
+    ),
     "ghost_batch_norm": Settings({"size": 8}),
+    "hessian_penalty": Settings({"weight": 1.0}, {"spos": "UniformPath takes none", "child": "Fixed takes none"}),
     "mixup": Settings({"alpha": 1.0}),
     "op_pruning": Settings(
         {"k": 2},

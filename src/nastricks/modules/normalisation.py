@@ -3,12 +3,15 @@
 Sources: Yu & Huang 2019 (AutoSlim) and Guo et al. 2020 (SPOS, section 3.4) for the calibration of a child's statistics.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 BatchNorm = _BatchNorm
 
@@ -86,3 +89,43 @@ def kept_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in zip(buffers, saved, strict=True):
                 buffer.copy_(value)
+
+
+class SmoothBatchNorm(TorchFunctionMode):
+    """Inside the block, batch norm is computed from sums and products, which can be differentiated any number of times.
+
+    Torch's own can be differentiated twice, and is faster.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return (smooth_batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
+
+
+def smooth_batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`torch.nn.functional.batch_norm` of an input (N, C, ...), with its arguments and its effect on the statistics."""
+    shape = [1, -1] + [1] * (input.dim() - 2)
+    if training or running_mean is None or running_var is None:
+        axes = [0, *range(2, input.dim())]
+        mean = input.mean(axes)
+        centred = input - mean.view(shape)
+        variance = centred.square().mean(axes)
+        if training and running_mean is not None and running_var is not None:
+            count = input.numel() // len(mean)
+            running_mean.lerp_(mean.detach(), momentum)
+            running_var.lerp_(variance.detach() * (count / max(1, count - 1)), momentum)
+    else:
+        centred, variance = input - running_mean.view(shape), running_var
+    y = centred * (variance + eps).rsqrt().view(shape)
+    y = y if weight is None else y * weight.view(shape)
+    return y if bias is None else y + bias.view(shape)

@@ -6,7 +6,7 @@
 The optimisation is manual: several sets of gates, second passes and the policy's own step do not fit Lightning's.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -312,6 +312,11 @@ class TrainingModule(pl.LightningModule):
             metrics |= self.measures.take(self, epoch)
         for logger in self.loggers if metrics else []:
             logger.log_metrics({"epoch": epoch, **metrics}, step=self.steps_seen)
+
+    def note(self, metrics: Mapping[str, float]) -> None:
+        """Log what a trick measured between two epochs, into the row of the one that has ended."""
+        for logger in self.loggers:
+            logger.log_metrics(dict(metrics), step=self.steps_seen)
 
     def on_train_start(self) -> None:
         # Lightning closes no epoch of which a checkpoint was saved after the last batch.
