@@ -2,20 +2,16 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # the proofs are no part of the installed package
-
-from nastricks.errors import InputError  # noqa: E402
-from proofs import algorithms, cifar10, compatibility, gumbel  # noqa: E402
-from proofs.__main__ import main  # noqa: E402
-from proofs.compatibility import Found, Pair, examine, page  # noqa: E402
+from nastricks.errors import InputError
+from proofs import algorithms, cifar10, compatibility, gumbel
+from proofs.__main__ import main
+from proofs.compatibility import Found, Pair, examine, page
 
 # Lightning and the recipe call jsonargparse by names that it renamed.
 pytestmark = [

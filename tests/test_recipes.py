@@ -29,7 +29,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 FOUND = sorted(RECIPES.rglob("*.yaml"))
 COUNTS = {
     "ablations": 11,
-    "algorithms": 35,
+    "algorithms": 37,
     "child": 8,
     "data": 6,
     "loggers": 1,
@@ -67,6 +67,7 @@ SMALL = {
     "trainer.max_epochs": 1,  # of two batches
 }
 TWO_EPOCHS = {"data.init_args.train_size": 16, "trainer.max_epochs": 2}  # a step each
+HESSIAN_AT_ONCE = {f"tricks.early_stop_hessian.{key}": 1 for key in ("window", "distance", "first_epoch")}
 DARTS_CELLS = {"space.init_args.channels": 4, "space.init_args.cells": 3}
 SMALLER = {  # what is made for larger images or networks, or acts between epochs
     **{f"spaces/darts{own}": DARTS_CELLS for own in ("", "_s1", "_s2", "_s3", "_s4", "_free")},
@@ -79,7 +80,9 @@ SMALLER = {  # what is made for larger images or networks, or acts between epoch
     },
     **{f"algorithms/published/{name}": TWO_EPOCHS for name in ("darts_plus", "cpnas", "goldnas")},
     "stacks/harder_augmentation_cifar10": {"tricks.cutout.length": 4},
-    "tricks/early_stop_hessian": {f"tricks.early_stop_hessian.{key}": 1 for key in ("window", "distance", "first_epoch")},
+    "tricks/early_stop_hessian": {
+        f"tricks.early_stop_hessian.{key}": 1 for key in ("window", "distance", "first_epoch")
+    },
     "tricks/op_projection": {"tricks.op_projection.at_once": 3},
 }
 BASE = ["recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml"]

@@ -1,15 +1,13 @@
-"""One suite over every trick that is found. A new trick needs a line in SETTINGS, or the suite fails."""
+"""One suite over every trick that is found. A new trick needs a line in proofs/settings.py, or the suite fails."""
 
 import inspect
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from jsonargparse import Namespace
 
@@ -18,9 +16,10 @@ from nastricks.errors import DeadTrickError, InputError
 from nastricks.modules import Trick
 from nastricks.modules.proof import Observer, prove
 from nastricks.modules.registry import tricks
-from nastricks.modules.run_folder import LAST, load_checkpoint
 from nastricks.recipe import dump, resolve
 from nastricks.run import Run
+from proofs.settings import SETTINGS, Settings
+from proofs.small_runs import INTERRUPTIONS, difference_after_resuming, same
 
 # Lightning 2.6.6 asks torch's pytrees in a way that torch 2.15 deprecates.
 pytestmark = [
@@ -29,84 +28,12 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a trick is tested.
-
-    `arguments` make it act within the eight steps of a small run; `refuses` says which stacks it refuses, and a
-    piece of the sentence; `acts_at_neutral`: whether it counts acts at its neutral setting (SAM does its second pass
-    there too), since a run in which it never acts is an error.
-    """
-
-    arguments: dict[str, Any]
-    refuses: dict[str, str] = field(default_factory=dict)
-    acts_at_neutral: bool = False
-    documented: dict[str, Any] = field(default_factory=dict)  # arguments whose value in the recipe is no default
-    steps: int = 2  # within which it has acted, and let others act
-
-
-SETTINGS: dict[str, Settings] = {
-    "auto_augment": Settings({"kind": "rand_augment"}, documented={"kind": "auto_augment"}),
-    "arch_perturbation": Settings(
-        {"epsilon": 0.3},
-        {"spos": "UniformPath runs one at a time", "child": "Fixed runs one at a time"},
-    ),
-    "auxiliary_skip": Settings({"start": 1.0}),
-    "bn_affine": Settings({"affine": False}),
-    "bn_calibration": Settings({"batches": 2}),
-    "cutout": Settings({"length": 4}),
-    "drop_path": Settings({"probability": 0.5}),
-    # The guards do not stop: an early end would leave nothing to kill and to resume.
-    "early_stop_ranking": Settings(
-        {"epochs": 10}, {"spos": "UniformPath has no parameters", "child": "a child has no choices left"}, steps=5
-    ),
-    "early_stop_skips": Settings(
-        {"skips": 4}, {"spos": "UniformPath has no parameters", "child": "a child has no choices left"}, steps=5
-    ),
-    "early_stop_hessian": Settings(
-        {"window": 1, "distance": 1, "first_epoch": 1},
-        {"spos": "UniformPath has no parameters", "child": "Fixed has no parameters"},
-        steps=6,
-    ),
-    "ghost_batch_norm": Settings({"size": 8}),
-    "hessian_penalty": Settings({"weight": 1.0}, {"spos": "UniformPath takes none", "child": "Fixed takes none"}),
-    "mixup": Settings({"alpha": 1.0}),
-    "op_pruning": Settings(
-        {"k": 2},
-        {"spos": "UniformPath has no parameters", "child": "a child has no choices left"},
-        documented={"k": 1, "start": 0.25, "end": 0.9},
-        steps=5,
-    ),
-    "resource_penalty": Settings(
-        {"weight": 1.0}, {"spos": "UniformPath has no parameters", "child": "Fixed has no parameters"}
-    ),
-    "op_dropout": Settings({"probability": 0.5}, {"child": "needs a skip connection"}),
-    "partial_channels": Settings({"parts": 4}, {"child": "a child has no choices left"}),
-    "op_projection": Settings(
-        {"at_once": 3},
-        {"spos": "UniformPath", "child": "a child has no choices left"},
-        steps=8,  # it decides before the second epoch, and refuses a run without one
-    ),
-    "sam": Settings({"rho": 0.05}, acts_at_neutral=True, documented={"rho": 0.05}),
-    "sgdr": Settings({"t_0": 1}),
-    "weight_warmup": Settings(
-        {"epochs": 1},
-        {"spos": "UniformPath has no parameters", "child": "Fixed has no parameters"},
-        documented={"fraction": 0.3},
-        steps=6,
-    ),
-    "zero_one_loss": Settings({"weight": 10.0}, {"spos": "UniformPath takes none", "child": "Fixed takes none"}),
-}
 NAMES = sorted(tricks())
 ALGORITHMS = ("spos", "darts")
 
 
 def settings_of(name: str) -> Settings:
-    assert name in SETTINGS, (
-        f"trick {name} has no settings: add a line to SETTINGS in tests/callbacks/test_every_trick.py"
-    )
+    assert name in SETTINGS, f"trick {name} has no settings: add a line to proofs/settings.py"
     return SETTINGS[name]
 
 
@@ -121,17 +48,6 @@ def combinations(*stacks: str) -> list[tuple[str, str]]:
 def state(run: Run) -> dict[str, Any]:
     """Weights, buffers and policy."""
     return {key: value for key, value in run.module.state_dict().items() if isinstance(value, torch.Tensor)}
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two nests of values are equal bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
 
 
 @pytest.fixture(scope="session")
@@ -229,46 +145,15 @@ def test_off_equals_absent(
     assert same(state(run), absent(stack))
 
 
-class KilledError(Exception):
-    """The run is killed here."""
-
-
-class Kill(pl.Callback):
-    """Kills a run before batch number `at`, counted from 0."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        if trainer.global_step == self.at:
-            raise KilledError
-
-
 @pytest.mark.parametrize(("name", "stack"), combinations(*ALGORITHMS))
 def test_resumes_exactly(name: str, stack: str, make: Callable[..., Run], tmp_path: Path) -> None:
     chosen = {name: settings_of(name).arguments}
     make(stack, chosen, out=tmp_path / "straight").fit()
-    straight = load_checkpoint(tmp_path / "straight")
-    moments = {
-        "end": ({"checkpoint.every_n_epochs": 1}, 5, 4),
-        "middle": ({"checkpoint.every_n_steps": 3}, 5, 3),
-        "last batch": ({"checkpoint.every_n_steps": 2}, 5, 4),  # before the epoch is closed
-    }
-    for when, (every, stop, saved) in moments.items():
-        folder = tmp_path / when
-        first = make(stack, chosen, every, folder)
-        first.trainer.callbacks.append(Kill(stop))  # type: ignore[attr-defined]
-        with pytest.raises(KilledError):
-            first.fit()
-        assert load_checkpoint(folder)["nastricks"]["steps_seen"] == saved
-        second = make(stack, chosen, every, folder)
-        second.fit(str(folder / LAST))
-        resumed = load_checkpoint(folder)
-        for part in ("state_dict", "optimizer_states", "nastricks"):
-            assert same(resumed[part], straight[part]), f"{part} differs when resumed from the {when} of an epoch"
-        acts = [trick.acts for trick in second.tricks]
-        assert acts == [c["acts"] for c in straight["callbacks"].values() if "acts" in c]
-        assert (folder / "metrics.csv").read_text() == (tmp_path / "straight" / "metrics.csv").read_text()
+    for when in INTERRUPTIONS:
+        difference = difference_after_resuming(
+            lambda more, out: make(stack, chosen, more, out), tmp_path / "straight", tmp_path / when, when
+        )
+        assert difference is None, f"resumed from the {when} of an epoch: {difference}"
 
 
 @pytest.mark.parametrize(("name", "stack"), combinations(*ALGORITHMS))

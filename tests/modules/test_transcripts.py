@@ -420,6 +420,16 @@ class DartsPlusGoesOn(DartsPlus):
     changes = {"seed_everything": 1}
 
 
+class RobustDarts(Case):
+    """The stop measures, and is told never to speak: the two epochs are those of DARTS."""
+
+    recipe = "rdarts"
+    changes = {
+        **{f"tricks.early_stop_hessian.{key}": 1 for key in ("window", "distance", "first_epoch")},
+        "tricks.early_stop_hessian.factor": 1e9,
+    }
+
+
 class GoldNAS(Case):
     """One level, sigmoid gates, a growing penalty; sigmoids near one half are above the pruning threshold."""
 
@@ -544,6 +554,7 @@ CASES: dict[str, Case] = {
         DartsPlus,
         DartsPlusGoesOn,
         GoldNAS,
+        RobustDarts,
         Cpnas,
         FairDarts,
         PcDarts,
