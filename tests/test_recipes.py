@@ -79,10 +79,9 @@ SMALLER = {  # what is made for larger images or networks, or acts between epoch
         for name in ("pcdarts", "fbnet", "proxylessnas")
     },
     **{f"algorithms/published/{name}": TWO_EPOCHS for name in ("darts_plus", "cpnas", "goldnas")},
+    "tricks/early_stop_hessian": HESSIAN_AT_ONCE,
+    **{f"algorithms{own}/rdarts": {**TWO_EPOCHS, **HESSIAN_AT_ONCE} for own in ("", "/published")},
     "stacks/harder_augmentation_cifar10": {"tricks.cutout.length": 4},
-    "tricks/early_stop_hessian": {
-        f"tricks.early_stop_hessian.{key}": 1 for key in ("window", "distance", "first_epoch")
-    },
     "tricks/op_projection": {"tricks.op_projection.at_once": 3},
 }
 BASE = ["recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml"]
