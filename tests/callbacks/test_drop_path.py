@@ -55,6 +55,12 @@ def test_an_identity_alone_is_left_as_it_is() -> None:
     assert dropped(0.9, ALONE, gate) is gate
 
 
+def test_no_connection_is_nothing_to_drop() -> None:
+    choice = Choice("edge", (Option("none", learns=False, absent=True), Option("a")), dropped="zero")
+    gate = Gate((0,))
+    assert dropped(0.9, choice, gate) is gate
+
+
 def test_beside_others_the_sum_keeps_its_expectation() -> None:
     gate = dropped(0.4, BESIDE, Gate((0, 1), torch.tensor([0.3, 0.7])))
     assert gate.weights is not None
