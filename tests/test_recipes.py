@@ -37,7 +37,7 @@ COUNTS = {
     "sharing": 5,
     "spaces": 16,
     "stacks": 2,
-    "stages": 3,
+    "stages": 6,
     "tricks": 22,
 }
 ARMS = {
@@ -286,20 +286,27 @@ def shrunk(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def small_stage(stage: dict[str, Any]) -> dict[str, Any]:
-    """A stage of steps enough for its tricks, one an epoch."""
+    """A stage of steps enough for its tricks, one an epoch, on digits."""
     small: dict[str, Any] = {**SMALL, **TWO_EPOCHS}
-    given = stage.get("set") or {}
+    given, files = stage.get("set") or {}, [file for file in stage["stack"] if file != "recipes/data/cifar10.yaml"]
+    if "recipes/spaces/darts.yaml" in files:
+        small |= DARTS_CELLS
+    if "recipes/child/darts_cifar10.yaml" in files:
+        small["tricks.cutout.length"] = 4
     if "tricks.weight_warmup" in given:
         small["tricks.weight_warmup"] = {"epochs": 1}
-    if "recipes/tricks/op_projection.yaml" in stage["stack"]:
+    if "recipes/tricks/op_projection.yaml" in files:
         small |= {"tricks.op_projection.at_once": 28, "tricks.op_projection.tune_epochs": 1, "trainer.max_epochs": 3}
-    return {**stage, "set": {**given, **small}}
+    return {**stage, "stack": [*files, "recipes/data/digits.yaml"], "set": {**given, **small}}
 
 
 @of_kind("stages")
 def test_stages(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = yaml.safe_load(path.read_text())
     content["stages"] = {name: small_stage(stage) for name, stage in content["stages"].items()}
+    if "projection" in content["stages"] and "published" in path.parts:  # an evaluation for each of 28 x 8 options
+        for name in ("search", "projection"):
+            content["stages"][name]["set"]["space.init_args.operations"] = ["none", "skip_connect", "sep_conv_3x3"]
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     assert main(["run", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out

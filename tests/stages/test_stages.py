@@ -160,6 +160,25 @@ def test_stages_that_are_done_are_read_and_their_time_is_kept(
     assert all(result.seconds > 0 for result in results.values())
 
 
+def test_a_search_on_darts_is_followed_by_a_child_of_another_width_depth_and_operations(tmp_path: Path) -> None:
+    search = ["recipes/spaces/darts.yaml", BASE[1], "recipes/algorithms/published/darts.yaml"]
+    size = {"space.init_args.channels": 4, "space.init_args.cells": 3, "trainer.max_epochs": 1}
+    few = {"space.init_args.operations": ["none", "skip_connect", "sep_conv_3x3"]}
+    child = ["recipes/spaces/darts.yaml", BASE[1], "recipes/child/darts.yaml"]
+    stages = written(
+        tmp_path,
+        {
+            "search": {"stack": search, "set": {**size, **few}},
+            "child": {"stack": child, "architecture_of": "search", "set": {**size, "space.init_args.cells": 4}},
+        },
+    )
+    check_stages(stages)
+    results = run_stages(stages, tmp_path / "out", quiet=True)
+    module = load_run(tmp_path / "out/child").module
+    assert results["search"].derived == module.space.format(tuple(o[0] for o in module.policy.allowed.values()))
+    assert "cell4" in dict(module.networks[0].segments)  # type: ignore[union-attr]
+
+
 def test_a_later_stage_starts_from_weights_and_policy(tmp_path: Path) -> None:
     links = {"weights_of": "search", "policy_of": "search"}
     stages = written(tmp_path, {"search": {"stack": DARTS}, "tuned": {"stack": DARTS, **links}})
@@ -268,6 +287,13 @@ def test_tricks_with_nothing_left_to_act_on_are_left_out_and_told(tmp_path: Path
                 "b": {"stack": DARTS, "options_of": "a", "keep": 2},
             },
             "a stage on weight_sharing_64, whose choices are not those of tiny64",
+        ),
+        (
+            {
+                "a": {"stack": ["recipes/spaces/nasbench201.yaml", *DARTS[1:]]},
+                "b": {"stack": CHILD, "architecture_of": "a"},
+            },
+            "is no architecture of tiny64",
         ),
         (
             {

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from nastricks.errors import InputError
 from nastricks.modules import ChildModule, SupernetModule
 from nastricks.modules.shared_weights import load_shared_weights
+from nastricks.rng import generator
 from nastricks.run import Run, build
 from nastricks.spaces import Network
 from nastricks.stages.recipe import Stage, Stages
+
+SAMPLES = 20
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,9 @@ def _architecture(stage: Stage, run: Run, earlier: Checked, left: dict[str, int]
         raise InputError(f"architecture_of is {stage.links['architecture_of']}, which trains a child and derives none")
     if not isinstance(run.module, ChildModule):
         raise InputError("architecture_of is for a stage that trains a child: add a child recipe to its stack")
-    _same_choices(run, earlier, "architecture_of")
+    searched, rng = earlier.run.module.space, generator(0, "architecture_of")
+    for _ in range(SAMPLES):  # what one space writes the other must read; it may know more operations
+        run.module.space.parse(searched.format(searched.sample(rng)))
     return left
 
 
