@@ -14,6 +14,7 @@ from benchmarks.between_trials import between_trials
 from benchmarks.calibrated_evaluation import calibrated_evaluation
 from benchmarks.darts_tricks import arch_perturbation, partial_channels, partial_channels_memory
 from benchmarks.measure import HEADER, Result, kept_threads, load, machine
+from benchmarks.sampled_options import active_options, gumbel_hard
 from benchmarks.search import controller_draws, episode_on_two_workers
 from benchmarks.training_step import step_tiny64, step_weight_sharing_64
 from nastricks.errors import InputError, unknown
@@ -27,6 +28,8 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "between_trials": between_trials,
     "episode_on_two_workers": episode_on_two_workers,
     "controller_draws": controller_draws,
+    "gumbel_hard": gumbel_hard,
+    "active_options": active_options,
     "arch_perturbation": arch_perturbation,
     "partial_channels": partial_channels,
     "partial_channels_memory": partial_channels_memory,

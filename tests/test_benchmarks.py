@@ -32,6 +32,8 @@ SMALL: dict[str, dict[str, int]] = {
     "between_trials": {"trials": 2, "epochs": 1},
     "episode_on_two_workers": {"rounds": 1, "children": 2, "epochs": 1},
     "controller_draws": {"rounds": 1, "architectures": 5},
+    "gumbel_hard": {"rounds": 1, "batch_size": 2, "channels": 4, "cells": 3},
+    "active_options": {"rounds": 1, "children": 2, "batch_size": 2, "channels": 4, "cells": 3},
     "arch_perturbation": {"rounds": 1, "batch_size": 2, "channels": 4, "cells": 3},
     "partial_channels": {"rounds": 1, "batch_size": 2, "channels": 4, "cells": 3},
     "partial_channels_memory": {"rounds": 1, "batch_size": 2, "channels": 4, "cells": 3},
