@@ -148,7 +148,7 @@ class OpPruning(Trick):
                 policy.restrict(name, options)
         if gone or self.guard:
             self.act()
-        self._seen = f"{gone} options below {self.threshold:.3g}"
+        self._seen = f"{gone} options " + (f"below {self.threshold:.3g}" if self.guard else "too many")
         return False
 
     def _keep(self, module: "TrainingModule", at: Moment) -> dict[str, int]:

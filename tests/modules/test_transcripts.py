@@ -435,12 +435,13 @@ class GoldNAS(Case):
 
     recipe = "goldnas"
     joined = True
+    rate_of_alpha = 3e-2
 
     def gates(self, at: Plain, role: Role) -> Weights:
         return sigmoid(at, role)
 
     def extra(self, at: Plain) -> Tensor:
-        return 0.1 * (at.step / STEPS) * expected_flops(at, sigmoid)
+        return 1.0 * (at.step / STEPS) * expected_flops(at, sigmoid)
 
 
 class Cpnas(Case):
