@@ -108,3 +108,29 @@ def test_arguments_are_those_given_and_none_is_left_over(told: Told, trained: Pa
 def test_what_cannot_be_is_refused(arguments: list[str], words: str, told: Told) -> None:
     (sentence,) = told(*arguments, code=2)
     assert words in sentence
+
+
+@pytest.mark.parametrize(
+    ("space", "arguments", "words"),
+    [
+        (
+            "darts",
+            ["BestEdges", "none=kept"],
+            "may leave node normal_node3 with fewer than the 2 inputs that darts demands",
+        ),
+        ("darts", ["BestEdges", "edges=1"], "derivation.edges is 1, and node normal_node2 of darts takes at least 2"),
+        ("weight_sharing_64", ["BestEdges", "edges=1"], "an edge of weight_sharing_64 cannot be left out"),
+        ("darts", ["Threshold", "threshold=1.0"], "derivation.threshold is 1.0: expected a number in (0, 1)"),
+        ("tiny64", ["Perturbation", "edges=0"], "derivation.edges is 0: expected at least 1, or null"),
+    ],
+)
+def test_fit_refuses_before_training(
+    space: str, arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *given = arguments
+    stack = ["-c", f"recipes/spaces/{space}.yaml", "-c", STACK[1], "-c", STACK[2]]
+    changed = [f"--model.init_args.derivation=nastricks.derivations.{name}"]
+    changed += [f"--model.init_args.derivation.init_args.{setting}" for setting in given]
+    assert main(["fit", *stack, *changed, "--trainer.accelerator=cpu", "--out", str(tmp_path / "run")]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
