@@ -70,6 +70,7 @@ def add_arguments(parser: LightningArgumentParser, *, trains: bool = True) -> No
         parser.add_argument(f"--tricks.{name}", type=trick | None, default=None, help=_first_line(trick))
     parser.add_argument("--measures.gates", type=bool, default=True, help="log what the gates say, every epoch")
     parser.add_argument("--measures.discretisation", type=bool, default=False, help="score gates and the derived path")
+    parser.add_argument("--measures.hessian", type=bool, default=False, help="sharpness of the search loss in alpha")
     parser.add_argument("--measures.every_n_epochs", type=int, default=1, help="how often to measure what is costly")
     parser.add_argument("--loggers.wandb", type=WandbTracking | None, default=None, help=_first_line(WandbTracking))
     parser.add_argument("--checkpoint.every_n_epochs", type=int | None, default=None, help="also save this often")

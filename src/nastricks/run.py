@@ -123,7 +123,9 @@ def _measures(module: SupernetModule, asked: Namespace) -> Measures | None:
         if costly:
             raise InputError(f"measures.{next(iter(costly))} is asked for and measures.gates is false: leave that true")
         return None
-    return Measures(module.space, module.policy, module.derivation, asked.discretisation, asked.every_n_epochs)
+    return Measures(
+        module.space, module.policy, module.derivation, asked.discretisation, asked.hessian, asked.every_n_epochs
+    )
 
 
 class RecipeCLI(LightningCLI):

@@ -53,7 +53,7 @@ ABLATION: dict[str, Any] = {
         "longer": {"stages": "shrinking.yaml", "set": {"four.trainer.max_epochs": 3}},
     },
     "seeds": 2,
-    "metrics": {"derived_accuracy": "max", "derived_rank": "min"},
+    "metrics": {"derived_accuracy": "max", "derived_rank": "min", "gt_tau": "max"},
 }
 
 
@@ -90,6 +90,11 @@ def test_every_trial_is_judged_by_what_its_last_search_derives(straight: Path) -
             parts = [json.loads((place / s / "stage.json").read_text())["seconds"] for s in ("four", "two", "child")]
             assert result["seconds"] == pytest.approx(sum(parts))
             assert result["baselines"]["best"]["derived_rank"] == 1.0
+    assert frame[frame["arm"] != "base"]["gt_tau"].isna().all(), "stages rank no children"
+    assert frame[frame["arm"] == "base"]["gt_tau"].notna().all()
+    effects = pd.read_csv(straight / "effects.csv").set_index(["arm", "metric"])
+    assert effects.loc[("shrinking", "derived_accuracy"), "n"] == 2
+    assert effects.loc[("shrinking", "gt_tau"), "n"] == 0
     assert "derived_accuracy" in (straight / "answer.json").read_text()
     assert (straight / "report.html").stat().st_size > 0
 
@@ -219,7 +224,7 @@ def test_stages_and_their_trial_are_tracked_apart(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"metrics": {"gt_tau": "max"}}, "arm 'shrinking' of .*metric of stages.*gt_tau"),
+        ({"metrics": {"gt_tau": "max", "derived_rank": "min"}}, "arm 'shrinking' of .*metric of stages.*gt_tau"),
         ({"stages": "shrinking.yaml"}, "names both a stack and stages"),
         ({"stack": None}, "lacks stack"),
         (

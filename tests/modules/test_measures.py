@@ -190,6 +190,25 @@ def test_discretisation_is_measured_when_asked(make: Callable[..., Run], tmp_pat
         assert name.endswith("extra_state") or torch.equal(one, other), f"measuring changed {name}"
 
 
+def test_the_dominant_eigenvalue_is_that_of_the_dense_hessian(make: Callable[..., Run], tmp_path: Path) -> None:
+    run = make("darts", changes={"measures.hessian": True}, out=tmp_path)
+    run.fit()
+    logged = [float(row["hessian/eigenvalue"]) for row in rows(tmp_path / "metrics.csv")]
+    assert len(logged) == 2
+    module: Any = run.module
+    alpha, batch = module.policy.alpha, run.data.batch("search", 0)
+
+    def loss(flat: torch.Tensor) -> torch.Tensor:
+        parts = dict(zip(alpha, flat.split(4), strict=True))
+        gates = {name: Gate((0, 1, 2, 3), torch.softmax(part, 0)) for name, part in parts.items()}
+        with module.frozen_statistics():
+            return torch.nn.functional.cross_entropy(module.networks[0](batch.images, gates), batch.labels)
+
+    module.networks.train()
+    hessian = torch.autograd.functional.hessian(loss, torch.cat([p.detach() for p in alpha.values()]))
+    assert logged[-1] == pytest.approx(float(torch.linalg.eigvalsh(hessian)[-1]), rel=2e-3)
+
+
 def test_nothing_is_lost_where_the_gates_are_the_path(make: Callable[..., Run]) -> None:
     run = make("darts")
     run.fit()
@@ -217,6 +236,11 @@ def test_scores_of_gates_leave_the_network_as_it_was(make: Callable[..., Run]) -
     ("stack", "changes", "sentence"),
     [
         ("spos", {"measures.discretisation": True}, "needs a policy with strengths, and UniformPath has none"),
+        (
+            "spos",
+            {"measures.hessian": True},
+            "measures.hessian needs a policy with strengths, and UniformPath has none",
+        ),
         ("darts", {"measures.every_n_epochs": 0}, "measures.every_n_epochs is 0: expected at least 1"),
         ("darts", {"measures.gates": False, "measures.discretisation": True}, "measures.gates is false"),
         (

@@ -137,7 +137,7 @@ def _check(design: Design, setting: Setting) -> list[str]:
     """Refuse now what a trial would refuse; the metrics that are known of a search and of stages."""
     if isinstance(setting, Stages):
         known = known_metrics(setting, design.table)
-        for metric in design.metrics:
+        for metric in list(design.metrics)[:1]:  # others may be empty: a ranking of children is no stages' to give
             if metric in ("derived_accuracy", "derived_rank") and metric not in known:
                 raise InputError(
                     f"{setting.name} is judged by a table, and none ships for its space and data: make one with "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nastricks.derivations import Derivation, Trained
 from nastricks.errors import InputError
+from nastricks.modules.curvature import search_eigenpair
 from nastricks.modules.gate_history import GateHistory, Strengths
 from nastricks.modules.scoring import Score, score_gates
 from nastricks.policies import Policy
@@ -90,6 +91,7 @@ class Measures:
         policy: What is measured.
         derivation: How the architecture is read off; those that score children are not asked in mid-run.
         discretisation: Also score the supernet under its own gates, and under those of the derived path.
+        hessian: Also find the largest eigenvalue of the search loss's Hessian by the policy's parameters.
         every_n_epochs: How often to measure what costs passes through the network, at least 1.
 
     Raises:
@@ -102,6 +104,7 @@ class Measures:
         policy: Policy,
         derivation: Derivation,
         discretisation: bool = False,
+        hessian: bool = False,
         every_n_epochs: int = 1,
     ) -> None:
         if every_n_epochs < 1:
@@ -113,7 +116,12 @@ class Measures:
                 f"measures.discretisation needs an architecture in mid-run, and {type(derivation).__name__} reads none "
                 f"off {type(policy).__name__} without scoring children: leave it out, or derive with Argmax"
             )
-        self.discretisation, self.every_n_epochs = discretisation, every_n_epochs
+        if hessian and not policy.weighted:
+            raise InputError(
+                f"measures.hessian needs gates with weights, and those of {type(policy).__name__} have none: "
+                "leave it out"
+            )
+        self.discretisation, self.hessian, self.every_n_epochs = discretisation, hessian, every_n_epochs
         self.history = GateHistory(space)
         self.derived: Architecture | None = None
 
@@ -121,10 +129,12 @@ class Measures:
         """Refuse what the data cannot give.
 
         Raises:
-            InputError: no validation image to score on.
+            InputError: no validation image to score on, or no search image for the loss.
         """
         if self.discretisation:
             data.batches("validation")
+        if self.hessian:
+            data.batches("search")
 
     def take(self, module: "TrainingModule", epoch: int) -> dict[str, float]:
         """The measures at the end of an epoch, counted from 0; {} where the policy has no strengths."""
@@ -133,16 +143,17 @@ class Measures:
             return {}
         self.history.record(epoch, strengths)
         found = decidedness(strengths, self.space) | absence(strengths, self.space)
-        if not self.derives:
-            return found
-        derived = self._derive()
+        costly = (epoch + 1) % self.every_n_epochs == 0
+        if self.hessian and costly:
+            found["hessian/eigenvalue"] = search_eigenpair(module, module.moment("policy")).value
+        derived = self._derive() if self.derives else None
         if derived is None:
             return found
         found |= counts(self.space, derived)
         if self.derived is not None:
             found["derived/agreement"] = agreement(derived, self.derived)
         self.derived = derived
-        if self.discretisation and (epoch + 1) % self.every_n_epochs == 0:
+        if self.discretisation and costly:
             found |= discretisation(module, derived)
         return found
 
@@ -152,7 +163,7 @@ class Measures:
         own = ["gates/entropy", "gates/entropy_share", "gates/gap", "gates/absent"]
         own += ["derived/skips", "derived/parameter_free", "derived/agreement"] if self.derives else []
         scored = ["discretisation/supernet", "discretisation/derived", "discretisation/loss"]
-        return own + (scored if self.discretisation else [])
+        return own + (scored if self.discretisation else []) + (["hessian/eigenvalue"] if self.hessian else [])
 
     def _derive(self) -> Architecture | None:
         """The architecture of now; None while the rule finds none, such as one with a threshold early in a search."""
