@@ -13,16 +13,18 @@ from torch.nn import functional as F
 from nastricks.errors import InputError
 from nastricks.modules.normalisation import BatchNorm
 from nastricks.modules.trick import Change, Need, Trick
+from nastricks.spaces.elastic_layers import ElasticBatchNorm2d
 
 if TYPE_CHECKING:
     from nastricks.modules import TrainingModule
 
 
-class GhostBatchNorm2d(nn.BatchNorm2d):
+class GhostBatchNorm2d(ElasticBatchNorm2d):
     """Batch norm over ghosts: the batch is cut by ``torch.chunk`` into ceil(N / size) parts of nearly equal size.
 
     Each ghost enters the running statistics with the weight momentum / ghosts, so that one batch moves them as far as
-    it does in plain batch norm. In eval mode it is plain batch norm.
+    it does in plain batch norm. In eval mode it is plain batch norm. Where fewer channels come in than it has, the
+    first ones run (`ElasticBatchNorm2d`).
     """
 
     size: int
@@ -41,14 +43,14 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
         """x (N, C, H, W) -> the same shape."""
         if not self.training:
             return super().forward(x)
-        parts = x.chunk(max(1, math.ceil(len(x) / self.size)))
+        parts, channels = x.chunk(max(1, math.ceil(len(x) / self.size))), x.shape[1]
+        scale, shift = (None if tensor is None else tensor[:channels] for tensor in (self.weight, self.bias))
         means, variances, outputs = [], [], []
         for part in parts:
             # With momentum 1 the buffers come back as the part's own mean and unbiased variance.
-            mean = torch.zeros(self.num_features, device=x.device, dtype=torch.float32)
+            mean = torch.zeros(channels, device=x.device, dtype=self._statistics_type(x))
             variance = torch.ones_like(mean)
-            mean, variance = mean.to(self._statistics_type(x)), variance.to(self._statistics_type(x))
-            outputs.append(F.batch_norm(part, mean, variance, self.weight, self.bias, True, 1.0, self.eps))
+            outputs.append(F.batch_norm(part, mean, variance, scale, shift, True, 1.0, self.eps))
             means.append(mean)
             variances.append(variance)
         if self.track_running_stats:
@@ -63,21 +65,19 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
-        if self.momentum is None:  # cumulative, as calibration asks for
-            weight = 1.0 / self.num_batches_tracked.to(mean.dtype)
-            self.running_mean += (mean - self.running_mean) * weight
-            self.running_var += (variance - self.running_var) * weight
-        else:
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance, self.momentum)
+        for kept, new in ((self.running_mean[: len(mean)], mean), (self.running_var[: len(mean)], variance)):
+            if self.momentum is None:  # cumulative, as calibration asks for
+                kept += (new - kept) / self.num_batches_tracked.to(mean.dtype)
+            else:
+                kept.lerp_(new, self.momentum)
 
 
 def use_ghost_batch_norm(network: nn.Module, size: int) -> int:
-    """Replace every `nn.BatchNorm2d` below `network`; returns how many there were."""
+    """Replace every plain or elastic `nn.BatchNorm2d` below `network`; returns how many there were."""
     replaced = 0
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.BatchNorm2d:
+            if isinstance(child, nn.BatchNorm2d) and type(child) in (nn.BatchNorm2d, ElasticBatchNorm2d):
                 setattr(parent, name, GhostBatchNorm2d.replacing(child, size))
                 replaced += 1
     return replaced

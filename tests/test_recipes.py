@@ -30,12 +30,12 @@ FOUND = sorted(RECIPES.rglob("*.yaml"))
 COUNTS = {
     "ablations": 12,
     "algorithms": 37,
-    "child": 8,
+    "child": 9,
     "data": 6,
     "loggers": 1,
     "search": 12,
     "sharing": 5,
-    "spaces": 16,
+    "spaces": 18,
     "stacks": 2,
     "stages": 6,
     "tricks": 22,
@@ -73,6 +73,7 @@ HESSIAN_AT_ONCE = {f"tricks.early_stop_hessian.{key}": 1 for key in ("window", "
 DARTS_CELLS = {"space.init_args.channels": 4, "space.init_args.cells": 3}
 SMALLER = {  # what is made for larger images or networks, or acts between epochs
     **{f"spaces/darts{own}": DARTS_CELLS for own in ("", "_s1", "_s2", "_s3", "_s4", "_free")},
+    "spaces/elastic_published": {"space.init_args.resolutions": "[8,12]"},
     "child/darts": DARTS_CELLS,
     "child/darts_cifar10": {**DARTS_CELLS, "tricks.cutout.length": 4},
     **{f"algorithms/{name}": TWO_EPOCHS for name in ("darts_plus", "goldnas", "cpnas")},
@@ -92,6 +93,7 @@ SPOS, DARTS = "recipes/algorithms/spos.yaml", "recipes/algorithms/darts.yaml"
 
 OF_DARTS = {"policy that learns", "mixture of options", "gradient through the gates"}  # needs that SPOS does not meet
 NETWORKLESS = ("sequence", "tabular")  # spaces that are only searched
+OF_SIZES = ("elastic", "elastic_published")  # spaces whose options cannot be mixed
 
 
 def of_kind(*kinds: str, only: Callable[[Path], bool] = lambda path: True) -> Any:
@@ -193,8 +195,14 @@ def test_tricks_act_within_two_steps(path: Path) -> None:
     assert trick.calibration() is not None or not trick.after_training
 
 
-@of_kind("spaces", only=has_network)
-def test_darts_takes_two_steps_in_every_space(path: Path) -> None:
+@of_kind("spaces", only=lambda path: path.stem in OF_SIZES)
+def test_the_sandwich_rule_takes_two_steps_in_every_space_of_sizes(path: Path) -> None:
+    sandwich = {"model.init_args.policy": "nastricks.policies.Sandwich", **SMALLER.get(name_of(path), {})}
+    two_steps([str(path), BASE[1], SPOS], **sandwich)
+
+
+@of_kind("spaces", only=lambda path: has_network(path) and path.stem not in OF_SIZES)
+def test_darts_takes_two_steps_in_every_other_space(path: Path) -> None:
     run = two_steps([str(path), BASE[1], DARTS], **SMALLER.get(name_of(path), {}))
     assert all(p.grad is not None for p in run.module.policy.parameters())
 

@@ -150,7 +150,10 @@ def space_and_spec(files: Sequence[str | Path], overrides: Sequence[str] = ()) -
         config = _space_parser().parse_args([*args, *classes_as_files(overrides)])
     except ArgumentError as error:
         raise refused(error) from error
-    made = _space_parser().instantiate(config)
+    try:
+        made = _space_parser().instantiate(config)
+    except ValueError as error:
+        raise refused(error) from error
     return made.space, None if made.get("data") is None else made.data.spec
 
 

@@ -15,12 +15,8 @@ def load_shared_weights(network: Network, state: Mapping[str, Any], copy: int = 
         InputError: the state lacks one, or its shape differs: it is of another space or width.
     """
     prefix = f"networks.{copy}."
-    own = network.state_dict()
-    for name, tensor in own.items():
-        other = state.get(prefix + name)
-        if other is None or other.shape != tensor.shape:
-            raise InputError(f"the earlier weights do not fit at {name}: they are of another space or width")
-    network.load_state_dict({name: state[prefix + name] for name in own})
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    network.load_state_dict(network.weights_from(own))
 
 
 def load_policy(policy: Policy, state: Mapping[str, Any]) -> None:

@@ -69,6 +69,7 @@ class SupernetModule(TrainingModule):
                 made.restrict(choice, options)
             made_estimator = None if estimator is None else estimator(made)
         derivation = derivation or BestRanked()
+        made.check()
         derivation.check(space, made)
         sharing.check(made.mixed or made.weighted, type(made).__name__)
         with forked_rng(seed, "weights"):

@@ -58,6 +58,19 @@ class Policy(nn.Module, ABC):
         ``moment.generator(purpose)`` alone.
         """
 
+    def check(self) -> None:
+        """Refuse a space whose choices this policy cannot gate.
+
+        Raises:
+            InputError: it weighs options, and a choice is a size, of which a network has one at a time.
+        """
+        size = next((choice.name for choice in self.space.choices if choice.kind == "nested"), None)
+        if size is not None and (self.mixed or self.weighted):
+            raise InputError(
+                f"policy {type(self).__name__} weighs options, and {size} of {self.space.name} is a size, of which a "
+                "network has one at a time: use a policy that runs one option a choice, such as UniformPath or Sandwich"
+            )
+
     def log_prob(self, architecture: Architecture) -> Tensor:
         """Log-probability () of an architecture, differentiable in the policy's parameters.
 

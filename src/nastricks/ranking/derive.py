@@ -10,7 +10,7 @@ import pandas as pd
 from nastricks.errors import InputError
 from nastricks.files import write_text
 from nastricks.modules import SupernetModule
-from nastricks.ranking.rank import picked, scored, trained_supernet
+from nastricks.ranking.rank import MOST_CHILDREN, picked, scored, trained_supernet
 from nastricks.run import Run, calibration_of, load_run
 from nastricks.spaces import Architecture
 from nastricks.spaces.drawing import draw
@@ -51,11 +51,11 @@ def derived(
 
 
 def _ranked(run: Run, folder: Path) -> Mapping[Architecture, float]:
-    """The run's whole ranking, {} where there is none."""
+    """The run's whole ranking, or what there is of it in a space too large to rank; {} where there is none."""
     space, path = run.module.space, folder / "ranking.csv"
     if path.is_file():
         rows = pd.read_csv(path, dtype={"architecture": str})
-        if len(rows) == space.rankable_size:
+        if len(rows) == space.rankable_size or space.size > MOST_CHILDREN:
             return {space.parse(a): float(s) for a, s in zip(rows["architecture"], rows["accuracy"], strict=True)}
     return {}
 

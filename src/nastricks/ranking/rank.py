@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -209,7 +209,8 @@ def derived_metrics(derived: str, table: Table) -> dict[str, float]:
 
 def cost(space: Space, architecture: Architecture, module: TrainingModule) -> Cost:
     """Parameters and FLOPs of a child, counted once a process (an ablation ranks the same space many times)."""
-    settings = tuple(sorted((k, v) for k, v in vars(space).items() if isinstance(v, int | float | str | tuple | None)))
+    kept = {k: v for k, v in vars(space).items() if isinstance(v, int | float | str | tuple | None) or is_dataclass(v)}
+    settings = tuple(sorted(kept.items()))
     known = _costs(type(space), settings, module.spec)
     if architecture not in known:
         known[architecture] = space.cost(architecture, module.spec)

@@ -3,6 +3,7 @@
 from nastricks.spaces.base import Cost, Edge, Space
 from nastricks.spaces.choices import Allowed, Architecture, Choice, Option
 from nastricks.spaces.darts import DARTS
+from nastricks.spaces.elastic import Elastic, ElasticStage
 from nastricks.spaces.latency import Measurement, Stopwatch, measure_latency, read_latency, write_latency
 from nastricks.spaces.mobile import Mobile
 from nastricks.spaces.nas_bench_macro import NASBenchMacro
@@ -22,6 +23,8 @@ __all__ = [
     "Choice",
     "Cost",
     "Edge",
+    "Elastic",
+    "ElasticStage",
     "Gate",
     "GatedOps",
     "Gates",

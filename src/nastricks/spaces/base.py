@@ -66,6 +66,17 @@ class Space(ABC):
         allowed = {c.name: (index,) for c, index in zip(self.choices, self.check(architecture), strict=True)}
         return self.build(spec, allowed)
 
+    def extract(self, network: Network, spec: ImageSpec, architecture: Architecture) -> Network:
+        """A child with the weights and statistics that its path has in a network which holds it, and in its mode.
+
+        Raises:
+            InputError: no architecture of this space, or the network does not hold it.
+        """
+        child = self.child(spec, architecture)
+        like = next(network.parameters())
+        child.to(device=like.device, dtype=like.dtype).load_state_dict(child.weights_from(network.state_dict()))
+        return child.train(network.training)
+
     def all_options(self) -> dict[str, tuple[int, ...]]:
         return {choice.name: tuple(range(len(choice.options))) for choice in self.choices}
 

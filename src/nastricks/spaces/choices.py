@@ -38,6 +38,8 @@ class Choice:
     edges a node takes (`inputs`). `dropped` is what stands in for a path that a trick drops for a sample: nothing
     (`zero`), where other paths are added to it; the choice's own input (`input`), where the path is the only way;
     where that has another shape, paths are not dropped (`never`).
+    `dimension`: what a nested choice sizes (``resolution``, ``width``, ``depth``, ``kernel``, ``expansion``), by which
+    shrinking goes [once-for-all]; its options stand from small to large.
     `node`: where outputs of several choices are added up, the node that this one is an edge into [best edges of a node,
     edge normalisation]; `cell`: the kind of cell that it belongs to, such as ``normal``.
     """
@@ -48,3 +50,4 @@ class Choice:
     dropped: Literal["zero", "input", "never"] = "zero"
     node: str | None = None
     cell: str | None = None
+    dimension: str | None = None

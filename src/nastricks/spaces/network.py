@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from nastricks.errors import InputError
 from nastricks.spaces.choices import Allowed, Choice
+from nastricks.spaces.elastic_layers import narrowed
 
 
 @dataclass(frozen=True)
@@ -161,12 +162,18 @@ class Network(nn.Module):
         allowed: The options that the network holds.
         auxiliary: A second head for training alone, and the name of the segment whose output it reads [GoogLeNet,
             DARTS]; None where there is none.
+        nested: Whether a smaller network's weights are the beginning of a larger one's (`weights_from`).
     """
 
     def __init__(
-        self, segments: Mapping[str, Segment], allowed: Allowed, auxiliary: tuple[Segment, str] | None = None
+        self,
+        segments: Mapping[str, Segment],
+        allowed: Allowed,
+        auxiliary: tuple[Segment, str] | None = None,
+        nested: bool = False,
     ) -> None:
         super().__init__()
+        self.nested = nested
         self.segments = nn.ModuleDict(dict(segments))
         self.auxiliary = None if auxiliary is None else auxiliary[0]
         self.auxiliary_reads = None if auxiliary is None else auxiliary[1]
@@ -195,6 +202,22 @@ class Network(nn.Module):
                 extra = self.auxiliary(state, gates)
         assert extra is not None, "it reads one of the segments"
         return state, extra
+
+    def weights_from(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This network's part of another's state, under the names that both bear; what `load_state_dict` takes.
+
+        Raises:
+            InputError: the state lacks a tensor, or its shape does not fit.
+        """
+        found = {}
+        for name, own in self.state_dict().items():
+            tensor = state.get(name)
+            if tensor is not None and tensor.shape != own.shape and self.nested:
+                tensor = narrowed(name, own.shape, state)
+            if tensor is None or tensor.shape != own.shape:
+                raise InputError(f"the earlier weights do not fit at {name}: they are of another space or width")
+            found[name] = tensor
+        return found
 
     def only_gates(self) -> Gates:
         """The gates of a network with one option a choice."""
