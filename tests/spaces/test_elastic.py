@@ -309,7 +309,10 @@ def test_gates_with_weights_are_refused() -> None:
     ("more", "words"),
     [
         (["-c", "recipes/algorithms/darts.yaml"], ["Softmax weighs options", "resolution of elastic is a size"]),
-        (["-c", "recipes/algorithms/spos.yaml", "-c", "recipes/tricks/drop_path.yaml"], ["drop_path", "may be dropped"]),
+        (
+            ["-c", "recipes/algorithms/spos.yaml", "-c", "recipes/tricks/drop_path.yaml"],
+            ["drop_path", "be dropped"],
+        ),
         (["-c", "recipes/algorithms/spos.yaml", "--space.init_args.kernels", "[3,4]"], ["space.kernels are [3, 4]"]),
         (["-c", "recipes/algorithms/spos.yaml", "--space.init_args.widths", "[0.9,1.0]"], ["make [16, 16] of 16"]),
     ],
