@@ -6,7 +6,7 @@ graph is, none covers another. Parts that are not connected, such as two kinds o
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -135,41 +135,46 @@ def _wiring(edges: Sequence[Edge], colour: dict[str, str]) -> Panel:
     heading = headings.pop() if len(headings) == 1 and all(": " in node for node in nodes) else ""
     short = {node: node.removeprefix(f"{heading}: ") if heading else node for node in nodes}
     entering = {node: [edge for edge in edges if edge.target == node] for node in nodes}
-    lanes = {node: LANE // 2 + LANE * i for i, node in enumerate(n for n in nodes if any(n == e.source for e in edges))}
-    left = LANE * len(lanes) + 18
+    top: dict[str, int] = {}
+    leaving: dict[str, list[tuple[int, Edge]]] = {}
+    y = 26 if heading else 0
+    for node in nodes:
+        top[node] = y
+        for number, edge in enumerate(entering[node]):
+            leaving.setdefault(edge.source, []).append((y + HEADER + LINE * number + 8, edge))
+        y += HEADER + LINE * len(entering[node]) + BETWEEN
+    lane = _lanes({n: (top[n] + HEADER // 2, leaving[n][-1][0]) for n in nodes if n in leaving})
+    left = LANE * (max(lane.values()) + 1) + 18
     labels = max(_wide(_spaced(edge.label)) for edge in edges)
     sources = max(_wide(f"from {short[edge.source]}") for edge in edges)
     width = max(labels + sources + 28, *(_wide(name) + 24 for name in short.values()))
-    y = 0
-    parts: list[str] = []
-    if heading:
-        parts.append(_text(left, 14, heading, "#222", weight=600))
-        y = 26
-    top: dict[str, int] = {}
-    for node in nodes:
-        top[node] = y
-        y += HEADER + LINE * len(entering[node]) + BETWEEN
-    leaving: dict[str, list[tuple[int, Edge]]] = {node: [] for node in lanes}
-    for node in nodes:
-        for number, edge in enumerate(entering[node]):
-            leaving[edge.source].append((top[node] + HEADER + LINE * number + 8, edge))
-    wires: list[str] = []
-    for source, x in lanes.items():
-        begin, rows = top[source] + HEADER // 2, leaving[source]
-        wires.append(_line(left, begin, x, begin, "#999"))
-        wires.append(_line(x, begin, x, max(row for row, _ in rows), "#999"))
+    parts = [_text(left, 14, heading, "#222", weight=600)] if heading else []
+    for source, number in lane.items():
+        x, begin, rows = LANE // 2 + LANE * number, top[source] + HEADER // 2, leaving[source]
+        parts.append(_line(left, begin, x, begin, "#999"))
+        parts.append(_line(x, begin, x, rows[-1][0], "#999"))
         for row, edge in rows:
-            wires.append(_line(x, row, left, row, colour[edge.label], tip=True))
-            wires.append(f'<circle cx="{x}" cy="{row}" r="3.5" fill="{colour[edge.label]}"/>')
-    boxes: list[str] = []
+            parts.append(_line(x, row, left, row, colour[edge.label], tip=True))
+            parts.append(f'<circle cx="{x}" cy="{row}" r="3.5" fill="{colour[edge.label]}"/>')
     for node in nodes:
-        boxes.append(_box(left, top[node], width, HEADER + LINE * len(entering[node])))
-        boxes.append(_text(left + 12, top[node] + 20, short[node], "#222", weight=600))
+        parts.append(_box(left, top[node], width, HEADER + LINE * len(entering[node])))
+        parts.append(_text(left + 12, top[node] + 20, short[node], "#222", weight=600))
         for number, edge in enumerate(entering[node]):
             row = top[node] + HEADER + LINE * number + 13
-            boxes.append(_text(left + 12, row, _spaced(edge.label), colour[edge.label]))
-            boxes.append(_text(left + width - 10, row, f"from {short[edge.source]}", "#777", "end"))
-    return Panel(left + width, y - BETWEEN, (*parts, *wires, *boxes))
+            parts.append(_text(left + 12, row, _spaced(edge.label), colour[edge.label]))
+            parts.append(_text(left + width - 10, row, f"from {short[edge.source]}", "#777", "end"))
+    return Panel(left + width, y - BETWEEN, tuple(parts))
+
+
+def _lanes(extents: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+    """A lane for each node, given where its line begins and ends; a line may follow another that has ended."""
+    ends: list[int] = []
+    lanes: dict[str, int] = {}
+    for node, (begin, end) in extents.items():
+        number = next((i for i, last in enumerate(ends) if last < begin - HEADER), len(ends))
+        ends[number:] = [end, *ends[number + 1 :]]
+        lanes[node] = number
+    return lanes
 
 
 def _in_order(edges: Sequence[Edge]) -> list[str]:
