@@ -10,6 +10,8 @@ from nastricks.estimators.baselines import (
     NoBaseline,
 )
 from nastricks.estimators.first_order import FirstOrder
+from nastricks.estimators.gumbel_relax import GumbelRelax
+from nastricks.estimators.implicit import ImplicitGradient
 from nastricks.estimators.mixed_level import MixedLevel
 from nastricks.estimators.ppo import PPO
 from nastricks.estimators.relax import RELAX
@@ -24,6 +26,8 @@ __all__ = [
     "ExponentialBaseline",
     "FirstOrder",
     "FixedBaseline",
+    "GumbelRelax",
+    "ImplicitGradient",
     "MeanBaseline",
     "MixedLevel",
     "NoBaseline",
