@@ -16,6 +16,7 @@ from benchmarks.darts_tricks import arch_perturbation, partial_channels, partial
 from benchmarks.measure import HEADER, Result, kept_threads, load, machine
 from benchmarks.sampled_options import active_options, gumbel_hard
 from benchmarks.search import controller_draws, episode_on_two_workers
+from benchmarks.second_derivatives import hessian_eigenvalue, second_order
 from benchmarks.training_step import step_tiny64, step_weight_sharing_64
 from nastricks.errors import InputError, unknown
 
@@ -33,6 +34,8 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "arch_perturbation": arch_perturbation,
     "partial_channels": partial_channels,
     "partial_channels_memory": partial_channels_memory,
+    "second_order": second_order,
+    "hessian_eigenvalue": hessian_eigenvalue,
 }
 
 

@@ -20,13 +20,15 @@ def second_order(rounds: int = 4, batch_size: int = BATCH, channels: int = 16, c
     return Result.of("second_order", ratios(*times), 3.0, f"darts, {told}: a step {compared(*times)}")
 
 
-def hessian_eigenvalue(rounds: int = 1, batch_size: int = BATCH, channels: int = 16, cells: int = 8) -> Result:
+def hessian_eigenvalue(
+    rounds: int = 1, batch_size: int = BATCH, channels: int = 16, cells: int = 8, nodes: int = 4
+) -> Result:
     """The largest eigenvalue of the search loss's Hessian by alpha against all of its entries, row by row.
 
     Raises:
         RuntimeError: the two ways give different eigenvalues.
     """
-    run, told = steps(batch_size, channels, cells)
+    run, told = steps(batch_size, channels, cells, "--space.init_args.nodes", str(nodes))
     times: tuple[list[Clock], list[Clock]] = ([], [])
     for _ in range(rounds):
         start = Clock.now()

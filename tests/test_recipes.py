@@ -85,10 +85,6 @@ SMALLER = {  # what is made for larger images or networks, or acts between epoch
     "tricks/early_stop_hessian": HESSIAN_AT_ONCE,
     **{f"algorithms{own}/rdarts": {**TWO_EPOCHS, **HESSIAN_AT_ONCE} for own in ("", "/published")},
     "stacks/harder_augmentation_cifar10": {"tricks.cutout.length": 4},
-<<<<<<< HEAD
-=======
-    "tricks/early_stop_hessian": {f"tricks.early_stop_hessian.{k}": 1 for k in ("window", "distance", "first_epoch")},
->>>>>>> 09df555 (Estimators ImplicitGradient and GumbelRelax; benchmarks of second derivatives)
     "tricks/op_projection": {"tricks.op_projection.at_once": 3},
 }
 BASE = ["recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml"]
