@@ -26,6 +26,7 @@ in_every_space = pytest.mark.parametrize("name", SPACES)
 def test_every_space_is_tested() -> None:
     elsewhere = {
         "darts",
+        "elastic",
         "mobile",
         "nas_bench_macro",
         "nasbench201",

@@ -210,13 +210,12 @@ def derived_metrics(derived: str, table: Table) -> dict[str, float]:
 def cost(space: Space, architecture: Architecture, module: TrainingModule) -> Cost:
     """Parameters and FLOPs of a child, counted once a process (an ablation ranks the same space many times)."""
     kept = {k: v for k, v in vars(space).items() if isinstance(v, int | float | str | tuple | None) or is_dataclass(v)}
-    settings = tuple(sorted(kept.items()))
-    known = _costs(type(space), settings, module.spec)
+    known = _costs(type(space), repr(sorted(kept.items())), module.spec)  # some settings cannot be hashed
     if architecture not in known:
         known[architecture] = space.cost(architecture, module.spec)
     return known[architecture]
 
 
 @functools.cache
-def _costs(space: type[Space], settings: object, spec: ImageSpec) -> dict[Architecture, Cost]:
+def _costs(space: type[Space], settings: str, spec: ImageSpec) -> dict[Architecture, Cost]:
     return {}
