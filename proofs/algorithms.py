@@ -38,7 +38,7 @@ def page(evidence: Evidence) -> str:
         "# What gradient-based search finds on tiny64",
         "",
         "Made by `make algorithms`: every algorithm's recipe for `tiny64` on digits, as it ships, over "
-        f"{n} paired seeds; {hours:.0f} minutes of one core in all.",
+        f"up to {n} paired seeds (the last column counts them); {hours:.0f} minutes of one core in all.",
         *([f"Machine: {', '.join(f'{k} {v}' for k, v in machine.items())}."] if machine else []),
         "",
         "True accuracy and rank (1 is the best of 64) of the architecture that an algorithm derives, mean ± standard",

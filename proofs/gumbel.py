@@ -175,7 +175,7 @@ def page(found: Sequence[Estimate], epochs: int, samples: int, warm_up: int) -> 
 
 def main(given: argparse.Namespace) -> int:
     """Run the study and write the page."""
-    epochs, samples, warm_up = 40, 1000, 3000
+    epochs, samples, warm_up = 40, 300, 2000
     write_text(PAGE, page(study(epochs, samples, warm_up), epochs, samples, warm_up))
     print(PAGE)
     return 0
