@@ -30,12 +30,12 @@ FOUND = sorted(RECIPES.rglob("*.yaml"))
 COUNTS = {
     "ablations": 12,
     "algorithms": 37,
-    "child": 9,
+    "child": 10,
     "data": 6,
     "loggers": 1,
     "search": 12,
     "sharing": 5,
-    "spaces": 18,
+    "spaces": 20,
     "stacks": 2,
     "stages": 6,
     "tricks": 22,
@@ -93,7 +93,12 @@ SPOS, DARTS = "recipes/algorithms/spos.yaml", "recipes/algorithms/darts.yaml"
 
 OF_DARTS = {"policy that learns", "mixture of options", "gradient through the gates"}  # needs that SPOS does not meet
 NETWORKLESS = ("sequence", "tabular")  # spaces that are only searched
-OF_SIZES = ("elastic", "elastic_published")  # spaces whose options cannot be mixed
+OF_SIZES = (
+    "elastic",
+    "elastic_published",
+    "slimmable",
+    "slimmable_mobilenet_v2",
+)  # which cannot be mixed
 
 
 def of_kind(*kinds: str, only: Callable[[Path], bool] = lambda path: True) -> Any:

@@ -12,6 +12,7 @@ from nastricks.spaces.nasnet import NASNet
 from nastricks.spaces.network import Gate, GatedOps, Gates, Network, Plain, Segment
 from nastricks.spaces.option_costs import OptionCosts, option_costs
 from nastricks.spaces.sequence import SequenceSpace
+from nastricks.spaces.slimmable import Slimmable, SlimStage
 from nastricks.spaces.tabular import Tabular
 from nastricks.spaces.tiny64 import Tiny64
 from nastricks.spaces.weight_sharing_64 import WeightSharing64
@@ -39,6 +40,8 @@ __all__ = [
     "Plain",
     "Segment",
     "SequenceSpace",
+    "SlimStage",
+    "Slimmable",
     "Space",
     "Stopwatch",
     "Tabular",

@@ -16,7 +16,7 @@ from nastricks.spaces.base import Edge, Space
 from nastricks.spaces.choices import Allowed, Architecture, Choice
 from nastricks.spaces.elastic_blocks import Block, BlockSizes, Head, Resize, Stem
 from nastricks.spaces.network import Network, Segment
-from nastricks.spaces.sizes import Size, Sizes, divisible, sizes
+from nastricks.spaces.sizes import Size, Sizes, channel_sizes, sizes
 
 KERNEL_WEIGHTS = ("learned", "cropped")
 WIDTHS_OF = ("network", "stage")
@@ -127,8 +127,9 @@ class Elastic(Space):
         every = dict.fromkeys(one.choice for one in self._all_sizes() if one.choice is not None)
         self.choices: tuple[Choice, ...] = tuple(every)
         self._places = {choice.name: place for place, choice in enumerate(self.choices)}
-        for stage, own in zip(self.stages, self.stage_sizes, strict=True):
-            self._channels(stage.channels, own.width)
+        self.channels = tuple(
+            channel_sizes(stage.channels, own.width) for stage, own in zip(self.stages, self.stage_sizes, strict=True)
+        )
 
     def _stage(
         self,
@@ -157,23 +158,13 @@ class Elastic(Space):
             for pair in zip(stage.kernels, stage.expansions, strict=True):
                 yield from pair
 
-    def _channels(self, channels: int, width: Sizes[float]) -> Sizes[int]:
-        """The numbers of channels that the multipliers make of a stage's."""
-        made = tuple(divisible(channels * multiplier) for multiplier in width.values)
-        if len(set(made)) < len(made):
-            raise InputError(
-                f"space.widths {list(width.values)} make {list(made)} of {channels} channels, in multiples of 8: "
-                "expected different numbers, so choose multipliers further apart or wider stages"
-            )
-        return Sizes(made, width.choice)
-
     def build(self, spec: ImageSpec, allowed: Allowed) -> Network:
         segments: dict[str, Segment] = {} if self.resolution is None else {"resize": Resize(self.resolution)}
         segments["stem"] = Stem(spec.channels, self.stem_channels, self.stem_stride)
         inputs: Sizes[int] = Sizes((self.stem_channels,))
         learned = self.kernel_weights == "learned"
-        for name, stage, own in zip(self._stage_names(), self.stages, self.stage_sizes, strict=True):
-            outputs = self._channels(stage.channels, own.width)
+        stages = zip(self._stage_names(), self.stages, self.stage_sizes, self.channels, strict=True)
+        for name, stage, own, outputs in stages:
             for place in range(1, max(own.depth.kept(allowed)) + 1):
                 size = BlockSizes(inputs, outputs, own.kernels[place - 1], own.expansions[place - 1], own.depth)
                 stride = stage.stride if place == 1 else 1

@@ -52,6 +52,21 @@ def sizes(name: str, dimension: str, values: Sequence[Size], letter: str) -> Siz
     return Sizes(tuple(values), Choice(name, options, kind="nested", dropped="never", dimension=dimension))
 
 
+def channel_sizes(channels: int, width: Sizes[float], divisor: int = 8) -> Sizes[int]:
+    """The numbers of channels that multipliers make of `channels`, in multiples of `divisor`, under the same choice.
+
+    Raises:
+        InputError: two multipliers make the same number.
+    """
+    made = tuple(divisible(channels * multiplier, divisor) for multiplier in width.values)
+    if len(set(made)) < len(made):
+        raise InputError(
+            f"space.widths {list(width.values)} make {list(made)} of {channels} channels, in multiples of {divisor}: "
+            "expected different numbers, so choose multipliers further apart or more channels"
+        )
+    return Sizes(made, width.choice)
+
+
 def names(*several: Sizes[Any]) -> tuple[str, ...]:
     """The names of the choices among these sizes, each once, in order."""
     return tuple(dict.fromkeys(one.choice.name for one in several if one.choice is not None))
