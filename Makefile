@@ -36,7 +36,7 @@ types: setup
 bench: setup
 	$(BIN)/python -m benchmarks
 
-# Evidence that writes pages of docs/. Minutes on two cores: compatibility 15, algorithms 30, gumbel 3.
+# Evidence that writes pages of docs/; none has been timed on an idle machine yet.
 compatibility: setup
 	$(BIN)/python -m proofs compatibility --workers $(WORKERS)
 
