@@ -143,6 +143,15 @@ def parser() -> argparse.ArgumentParser:
     derive.set_defaults(takes_overrides=True)
     derive.epilog = "Arguments of another derivation: --derivation BestEdges --derivation.edges 1"
 
+    errors = command("errors", "errors:errors", "tell the errors of weight sharing in a finished search apart")
+    errors.add_argument("run", metavar="RUN")
+    errors.add_argument(
+        "--table", metavar="FILE", help="ground truth (default: the one shipped for the space and data)"
+    )
+    errors.add_argument("--final-table", metavar="FILE", help="ground truth at the final size")
+    errors.add_argument("--children", default="all", metavar="all|N", help="which children (default: all)")
+    errors.add_argument("--out", metavar="DIR", help="folder of errors.json (default: the run's)")
+
     stages = command("run", "stages:run", "run the stages of a recipe one after another")
     stages.add_argument("file", metavar="FILE")
     stages.add_argument("--out", metavar="DIR", help="folder (default: runs/<the file's name>)")
