@@ -93,6 +93,8 @@ def _print(found: Errors, title: str) -> None:
     shown.add_row("deployment", "derived, alone, final size", _number(found.final_alone))
     shown.add_row("deployment", "best of the final table", _number(found.final_best))
     Console().print(shown)
+    if found.no_gradient is not None:
+        print(f"the error of alpha's gradient is unknown: {found.no_gradient}")
     if found.calibrated is None:
         print("no table of ground truth for this space and data: give one with --table, or make one with `bench`")
     if found.final_best is None:
@@ -101,7 +103,7 @@ def _print(found: Errors, title: str) -> None:
 
 def _gradients(found: Errors) -> list[tuple[str, str]]:
     if found.gradient is None:
-        return [("first order", f"{UNKNOWN}: {found.no_gradient}")]
+        return [("first order", UNKNOWN)]
     compared = {
         "second order": found.gradient.second_order,
         "the implicit gradient": found.gradient.implicit,

@@ -17,7 +17,7 @@ from nastricks.policies import Policy
 from nastricks.rng import generator
 
 TERMS = 20  # of the Neumann series
-ITERATIONS = 20  # most products to find an end of the spectrum of the training loss
+ITERATIONS = 12  # most products to find an end of the spectrum of the training loss
 
 
 class Compared(NamedTuple):
@@ -30,9 +30,9 @@ class Compared(NamedTuple):
 class GradientError(NamedTuple):
     """What first order misses, over `batches` pairs of batches.
 
-    `second_order` differentiates through one step of the weights at the recipe's first rate. `implicit` goes towards the
-    weights' optimum, by as many steps of gradient descent on the training loss; that loss is damped by as much as makes
-    it convex, since trained weights stand at a saddle, from where descent has no end. `halves` compares the first-order
+    `second_order` differentiates through one step of the weights at the recipe's first rate. `implicit` goes towards
+    the weights' optimum: 20 terms of its Neumann series, each batch's loss damped by as much as makes it convex, since
+    weights stand where it curves down too, and the series would have no end. `halves` compares the first-order
     gradients of one half of the batches with the other's, so that noise is known. Each gradient is a mean over batches.
     """
 
@@ -70,12 +70,9 @@ def gradient_error(module: SupernetModule, data: TensorDataModule, batches: int 
     second.check(optimizer)
     mean = torch.stack(first).mean(0)
     half = len(first) // 2
-    lowest, highest = _spectrum(module, steps[0])
-    damping = max(0.0, -lowest)
-    rate = 1.0 / max(highest + damping, 1e-12)
     found = {
         "second_order": torch.stack([_gradient(lambda p: second, module.policy, step) for step in steps]).mean(0),
-        "implicit": torch.stack([_gradient(_implicit(rate, damping), module.policy, step) for step in steps]).mean(0),
+        "implicit": torch.stack([_gradient(_implicit(module, step), module.policy, step) for step in steps]).mean(0),
     }
     return GradientError(
         **{name: compared(mean, gradient) for name, gradient in found.items()},
@@ -84,9 +81,12 @@ def gradient_error(module: SupernetModule, data: TensorDataModule, batches: int 
     )
 
 
-def _implicit(rate: float, damping: float) -> Callable[[Policy], Estimator]:
-    settings = {"iterations": TERMS, "step_size": rate, "damping": damping}
-    return lambda policy: ImplicitGradient(policy, solver="neumann", **settings)
+def _implicit(module: SupernetModule, step: TrainingStep) -> Callable[[Policy], Estimator]:
+    """An estimator whose series converges on the batch of this step."""
+    lowest, highest = _spectrum(module, step)
+    damping = max(0.0, -lowest)
+    rate = 1.0 / max(highest + damping, 1e-12)
+    return lambda policy: ImplicitGradient(policy, "neumann", iterations=TERMS, step_size=rate, damping=damping)
 
 
 def _step(
