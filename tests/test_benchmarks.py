@@ -38,7 +38,7 @@ SMALL: dict[str, dict[str, int]] = {
     "partial_channels": {"rounds": 1, "batch_size": 2, "channels": 4, "cells": 3},
     "partial_channels_memory": {"rounds": 1, "batch_size": 2, "channels": 4, "cells": 3},
     "second_order": {"rounds": 1, "batch_size": 2, "channels": 4, "cells": 3},
-    "hessian_eigenvalue": {"rounds": 1, "batch_size": 2, "channels": 2, "cells": 3, "nodes": 2},
+    "hessian_eigenvalue": {"rounds": 1, "batch_size": 2, "channels": 2, "cells": 3, "nodes": 2, "rows": 1},
 }
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nastricks.callbacks.hessian_penalty import HessianPenalty, growth
 from nastricks.errors import InputError
-from nastricks.estimators import FirstOrder, MixedLevel, SecondOrder, SingleLevel
+from nastricks.estimators import FirstOrder, SecondOrder, SingleLevel
 from nastricks.estimators.hessian import HessianProduct, dense_hessian, flat
 from nastricks.modules import Trick
 from nastricks.modules.step import TrainingStep
@@ -23,7 +23,7 @@ pytestmark = [
 DOUBLE = {"trainer.precision": "64-true", "trainer.max_steps": 1}
 
 
-SOME = [0, 3, 5, 10]  # of the twelve alphas
+SOME = [3, 5]  # of the twelve alphas: differences of dense Hessians take their time
 
 
 class Growth(Trick):
@@ -68,7 +68,7 @@ def first_gradients(make: Callable[..., Run], estimator: Any, tricks: dict[str, 
     return flat(gradients), [p.detach() for p in run.module.networks.parameters()]
 
 
-@pytest.mark.parametrize("estimator", [FirstOrder, MixedLevel, SecondOrder, SingleLevel])
+@pytest.mark.parametrize("estimator", [FirstOrder, SecondOrder, SingleLevel])
 def test_the_gradient_gains_that_of_the_eigenvalue(estimator: Any, make: Callable[..., Run]) -> None:
     split = "train" if estimator is SingleLevel else "search"  # what the policy learns from
     spies = Growth(split), Growth(split, slopes=True)
