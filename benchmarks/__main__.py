@@ -13,6 +13,8 @@ from benchmarks.alpha_step import alpha_step_tiny64, alpha_step_weight_sharing_6
 from benchmarks.between_trials import between_trials
 from benchmarks.calibrated_evaluation import calibrated_evaluation
 from benchmarks.darts_tricks import arch_perturbation, partial_channels, partial_channels_memory
+from benchmarks.extracted_subnet import extracted_subnet
+from benchmarks.macro_evaluation import macro_evaluation
 from benchmarks.measure import HEADER, Result, kept_threads, load, machine
 from benchmarks.sampled_options import active_options, gumbel_hard
 from benchmarks.search import controller_draws, episode_on_two_workers
@@ -36,6 +38,8 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "partial_channels_memory": partial_channels_memory,
     "second_order": second_order,
     "hessian_eigenvalue": hessian_eigenvalue,
+    "macro_evaluation": macro_evaluation,
+    "extracted_subnet": extracted_subnet,
 }
 
 

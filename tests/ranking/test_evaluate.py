@@ -1,5 +1,8 @@
 """Scoring children: shared prefixes equal one by one, calibration equals exact moments, the network stays as it was."""
 
+import itertools
+import weakref
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -174,6 +177,29 @@ def test_prefixes_are_run_once() -> None:
         segment.register_forward_hook(lambda *_, name=name: runs.__setitem__(name, runs[name] + 1))
     score_children(space, network, architectures, drawn("tiny64", "scoring", (16,)))
     assert runs == {"stem": 1, "layer1": 4, "pool": 4, "layer2": 16, "layer3": 64, "head": 64}
+
+
+def test_memory_grows_with_the_depth_and_not_with_the_children() -> None:
+    """Outputs that are alive at a time: at most one of each segment for each batch, however many codes are scored."""
+    space, network, _ = setting("nas_bench_macro")
+    batches = drawn("nas_bench_macro", "scoring", (8,)), drawn("nas_bench_macro", "calibration", (8,))
+    most = {}
+    for free in (2, 4):
+        outputs: list[weakref.ref[Tensor]] = []
+        alive: list[int] = []
+
+        def note(module: nn.Module, inputs: object, output: Tensor) -> None:
+            outputs.append(weakref.ref(output))  # noqa: B023
+            alive.append(sum(reference() is not None for reference in outputs))  # noqa: B023
+
+        hooks = [segment.register_forward_hook(note) for segment in network.segments.values()]
+        codes = [space.parse("1" * (8 - free) + "".join(rest)) for rest in itertools.product("12", repeat=free)]
+        score_children(space, network, codes, *batches)
+        for hook in hooks:
+            hook.remove()
+        assert len(outputs) > 2 * len(codes)
+        most[free] = max(alive)
+    assert most[2] == most[4] <= 2 * len(network.segments) + 2
 
 
 def test_accuracy_and_loss_are_over_images_not_batches() -> None:

@@ -72,9 +72,10 @@ class Space(ABC):
         Raises:
             InputError: no architecture of this space, or the network does not hold it.
         """
-        child = self.child(spec, architecture)
-        like = next(network.parameters())
-        child.to(device=like.device, dtype=like.dtype).load_state_dict(child.weights_from(network.state_dict()))
+        with torch.device("meta"):  # its own weights would be drawn for nothing
+            child = self.child(spec, architecture)
+        weights = child.weights_from(network.state_dict())
+        child.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
         return child.train(network.training)
 
     def all_options(self) -> dict[str, tuple[int, ...]]:

@@ -104,8 +104,8 @@ class Block(Segment):
     ) -> None:
         super().__init__()
         self.number, self.size, self.shortcut = number, size, number > 1
-        skippable = number > min(size.depth.kept(allowed))
-        self.choices = names(*([size.depth] if skippable else []), size.outputs, size.kernel, size.expansion)
+        self.skippable = number > min(size.depth.kept(allowed))
+        self.choices = names(*([size.depth] if self.skippable else []), size.outputs, size.kernel, size.expansion)
         self.activation = F.hardswish if hard_swish else F.relu
         inputs, outputs = size.inputs.kept(allowed), size.outputs.kept(allowed)
         hidden = [self.expanded(i, e) for i in inputs for e in size.expansion.kept(allowed)]
@@ -121,7 +121,7 @@ class Block(Segment):
         return divisible(inputs * expansion)
 
     def forward(self, state: Tensor, gates: Gates) -> Tensor:
-        if self.size.depth.of(gates) < self.number:
+        if self.skippable and self.size.depth.of(gates) < self.number:
             return state
         hidden = self.expanded(state.shape[1], self.size.expansion.of(gates))
         x = self.activation(self.expand_norm(sized(self.expand, state, hidden)))

@@ -164,7 +164,7 @@ def narrowed(name: str, shape: torch.Size, state: Mapping[str, Tensor]) -> Tenso
             f"the earlier weights do not fit at {name}: {tuple(tensor.shape)} holds no {tuple(shape)}, so they are of "
             "another space or width"
         )
-    if tensor.dim() == 4:
+    if tensor.dim() == 4 and tensor.shape[-1] > shape[-1]:
         layer = name.removesuffix("weight")
         own = {key.removeprefix(layer): value for key, value in state.items() if key.startswith(f"{layer}kernel_")}
         tensor = narrow_kernel(tensor, shape[-1], own)
