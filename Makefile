@@ -8,7 +8,7 @@ WORKERS ?= 2
 # Where this is set, every process compiles torch and Lightning anew: 24 s an import in place of 9.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup quickstart test lint types bench compatibility algorithms gumbel proof table clean
+.PHONY: setup quickstart test lint types bench compatibility algorithms gumbel derivations proof table clean
 
 setup: $(VENV)/.ready
 
@@ -46,6 +46,9 @@ algorithms: setup
 
 gumbel: setup
 	$(BIN)/python -m proofs gumbel
+
+derivations: setup
+	$(BIN)/python -m proofs derivations
 
 # Twenty steps of every gradient-based recipe on real CIFAR-10, which NASTRICKS_DATA names.
 proof: setup

@@ -4,6 +4,7 @@ python -m proofs compatibility [--workers N]    every trick with every algorithm
 python -m proofs algorithms RUN                 a run of recipes/ablations/algorithms.yaml -> docs/algorithms.md
 python -m proofs cifar10                        every gradient-based recipe, 20 steps on real CIFAR-10
 python -m proofs gumbel                         bias and variance of Gumbel estimators -> docs/gumbel.md
+python -m proofs derivations                    what each rule reads off the same supernets -> docs/derivations.md
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 
 from nastricks.errors import InputError
 
-PROOFS = ("compatibility", "algorithms", "cifar10", "gumbel")
+PROOFS = ("compatibility", "algorithms", "cifar10", "gumbel", "derivations")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from nastricks.ablation.design import BASE
 from nastricks.ablation.evidence import Evidence, read_evidence
 from nastricks.errors import InputError
 from nastricks.files import write_text
+from proofs.questions import ACCURACY, named, questions
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "algorithms.md"
-ACCURACY, RANK = "derived_accuracy", "derived_rank"
-BASE = "base"
+RANK = "derived_rank"
 
 
 def main(given: argparse.Namespace) -> int:
@@ -51,6 +52,9 @@ def page(evidence: Evidence) -> str:
         *(f"| *{label}* | {scale[label]:.3f} | {ranks[label]:.1f} | | | |" for label in scale if label in ranks),
         "",
         *_failures(done, evidence),
+        *questions(evidence),
+        "## The ablation's answer",
+        "",
     ]
     return "\n".join([*lines, *evidence.answer, ""])
 
@@ -65,18 +69,14 @@ def _row(evidence: Evidence, arm: str, done: pd.DataFrame) -> str:
         effect = found.iloc[0]
         against = (evidence.config.get("against") or {}).get(arm, BASE)
         told = f"{effect['difference']:+.3f} [{effect['ci_low']:+.3f}, {effect['ci_high']:+.3f}]"
-        told += f" against {_name(against)}, {effect['verdict']}"
+        told += f" against {named(against)}, {effect['verdict']}"
         cost = f"{effect['seconds_ratio']:.2f}"
     derived = [str(t.result.get("derived")) for t in evidence.trials if t.arm == arm and t.result.get("derived")]
     names = ", ".join(f"{name} x{derived.count(name)}" for name in dict.fromkeys(derived))
     return (
-        f"| {_name(arm)} | {accuracy.mean():.3f} ± {accuracy.std():.3f} | {rank.mean():.1f} ± {rank.std():.1f} "
+        f"| {named(arm)} | {accuracy.mean():.3f} ± {accuracy.std():.3f} | {rank.mean():.1f} ± {rank.std():.1f} "
         f"| {told} | {cost} | {names} |"
     )
-
-
-def _name(arm: str) -> str:
-    return "`darts`" if arm == BASE else f"`{arm}`"
 
 
 def _failures(done: pd.DataFrame, evidence: Evidence) -> list[str]:
@@ -89,5 +89,5 @@ def _failures(done: pd.DataFrame, evidence: Evidence) -> list[str]:
     counts = derived.groupby("arm").size()
     if collapsed.empty:
         return ["No algorithm derived an architecture with two skips or more (`4` is the identity).", ""]
-    told = ", ".join(f"{_name(arm)} {n} of {counts[arm]}" for arm, n in collapsed.items())
+    told = ", ".join(f"{named(arm)} {n} of {counts[arm]}" for arm, n in collapsed.items())
     return [f"Collapse to skips (two or more of the three layers are the identity, `4`): {told}.", ""]

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from nastricks.errors import InputError
-from proofs import algorithms, cifar10, compatibility, gumbel
+from proofs import algorithms, cifar10, compatibility, derivations, gumbel
 from proofs.__main__ import main
 from proofs.compatibility import Found, Pair, examine, page
 
@@ -56,7 +56,7 @@ def test_the_page_numbers_each_sentence_once(monkeypatch: pytest.MonkeyPatch) ->
 
 def ablation(folder: Path) -> Path:
     """A finished ablation of two arms and two seeds, as `nastricks ablate` leaves it."""
-    metrics = {"derived_accuracy": "max", "derived_rank": "min"}
+    metrics = {"derived_accuracy": "max", "derived_rank": "min", "discretisation_loss": "min"}
     config = {"name": "algorithms", "metrics": metrics, "arms": {"base": {}, "gdas": {}}, "seeds": [0, 1]}
     (folder / "ablation.yaml").write_text(yaml.safe_dump(config))
     (folder / "answer.json").write_text('["No evidence."]')
@@ -65,7 +65,7 @@ def ablation(folder: Path) -> Path:
         for seed in (0, 1):
             place = folder / "trials" / arm / f"seed={seed}"
             place.mkdir(parents=True)
-            own = {"derived_accuracy": accuracy, "derived_rank": 3.0}
+            own = {"derived_accuracy": accuracy, "derived_rank": 3.0, "discretisation_loss": 2 * (accuracy - 0.9)}
             baselines = {"chance": {"derived_accuracy": 0.93, "derived_rank": 32.5}}
             row = {"arm": arm, "seed": seed, "status": "done", "seconds": 6.0, "peak_memory_mb": 1.0}
             result = {**row, "metrics": own, "baselines": baselines, "noise_ceiling": 0.9, "derived": derived}
@@ -74,7 +74,8 @@ def ablation(folder: Path) -> Path:
     pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
     effect = {"arm": "gdas", "metric": "derived_accuracy", "n": 2, "mean": 0.93, "difference": -0.02, "ci_low": -0.05}
     effect |= {"ci_high": 0.01, "p": 0.2, "p_holm": 0.2, "p_exact": 0.5, "seconds_ratio": 0.7, "seeds_needed": 9}
-    pd.DataFrame([{**effect, "verdict": "no evidence"}]).to_csv(folder / "effects.csv", index=False)
+    lost = {**effect, "metric": "discretisation_loss", "difference": -0.04, "p_holm": 0.03, "verdict": "helps"}
+    pd.DataFrame([{**effect, "verdict": "no evidence"}, lost]).to_csv(folder / "effects.csv", index=False)
     return folder
 
 
@@ -87,17 +88,34 @@ def test_the_table_of_algorithms_is_made_from_an_ablation(tmp_path: Path, monkey
     assert "| -0.020 [-0.050, +0.010] against `darts`, no evidence | 0.70 | 244 x2 |" in text
     assert "| *chance* | 0.930 | 32.5 |" in text
     assert "Collapse to skips (two or more of the three layers are the identity, `4`): `gdas` 2 of 2." in text
+    assert "`darts` 0.100. `gdas` 0.060, -0.040 [-0.050, +0.010] against `darts`: helps (p 0.03 after Holm)." in text
+    assert "Searches that end below chance (0.930): `darts` 0 of 2 (lowest 0.950)." in text
+    assert "one-level" not in text  # its arms were left out
 
 
 def test_score_functions_are_unbiased_and_straight_through_gradients_are_not() -> None:
     found = {e.name: e for e in gumbel.study(epochs=2, samples=40, warm_up=200) if e.temperature in (None, 10.0)}
-    for name in ("REINFORCE, moving baseline", "RELAX, learned control variate"):
+    relaxed = [e for e in found if e.startswith("Gumbel with a control variate")]
+    assert len(relaxed) == 2
+    for name in ("REINFORCE, moving baseline", "RELAX, learned control variate", *relaxed):
         # The squared distance of a mean over n draws has the squared standard error as its expectation.
         assert found[name].bias < 3 * found[name].error, found[name]
     hard = found["Gumbel hard, straight-through"]
     assert hard.bias > 3 * hard.error
     assert found["REINFORCE, moving baseline"].deviation < found["REINFORCE"].deviation
     assert "| REINFORCE |  |" in gumbel.page(list(found.values()), 2, 40, 200)
+
+
+def test_rules_are_compared_on_the_same_supernet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(derivations.SIZE, "space.init_args.nodes", 2)
+    monkeypatch.setitem(derivations.SIZE, "data.init_args.train_size", 64)
+    found = derivations.study(["fairdarts"], [0, 1], epochs=1)
+    assert len(found) == 2 * len(derivations.RULES)
+    assert (found[found["rule"] == derivations.COMPARED]["same"] == 1).all()
+    assert found["accuracy"].between(0, 1).all()
+    text = derivations.page(found, 1)
+    assert "| `fairdarts` | Perturbation |" in text
+    assert "Threshold 0.85 in " in text
 
 
 @pytest.mark.skipif("NASTRICKS_DATA" not in os.environ, reason="NASTRICKS_DATA does not name the folder of CIFAR-10")

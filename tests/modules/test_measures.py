@@ -19,6 +19,7 @@ from nastricks.modules.scoring import score_gates
 from nastricks.modules.tracking import Tracked, WandbTracking, finish
 from nastricks.policies import Independent, Softmax, UniformPath
 from nastricks.ranking.evaluate import score_children
+from nastricks.ranking.rank import rank
 from nastricks.run import Run, build
 from nastricks.spaces import Architecture, Gate, NASBench201, Tiny64
 
@@ -216,6 +217,19 @@ def test_nothing_is_lost_where_the_gates_are_the_path(make: Callable[..., Run]) 
         for alpha in run.module.policy.parameters():
             alpha.copy_(torch.tensor([0.0, 200.0, 0.0, 0.0]))
     assert discretisation(run.module, (1, 1, 1))["discretisation/loss"] == 0.0
+
+
+def test_a_ranking_notes_what_its_derived_path_loses(make: Callable[..., Run]) -> None:
+    run = make("darts")
+    run.fit()
+    found = rank(run.module, run.data, None, architectures=[(0, 0, 0), (1, 1, 1)])
+    derived = run.module.space.parse(str(found.derived))
+    score = discretisation(run.module, derived)
+    assert found.metrics == {
+        "supernet_accuracy": score["discretisation/supernet"],
+        "discretisation_loss": score["discretisation/loss"],
+    }
+    assert rank(make("spos").module, run.data, None, architectures=[(0, 0, 0), (1, 1, 1)]).metrics == {}
 
 
 def test_scores_of_gates_leave_the_network_as_it_was(make: Callable[..., Run]) -> None:

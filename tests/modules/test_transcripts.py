@@ -5,6 +5,7 @@ gradients by alpha, optimizers, schedules and clipping are written out here.
 """
 
 import copy
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from nastricks.moment import Moment, Role
 from nastricks.policies import EdgeNormalised
 from nastricks.recipe import resolve
+from nastricks.rng import forked_rng, generator
 from nastricks.run import Run, build
 
 pytestmark = [
@@ -71,8 +73,8 @@ class Momentum:
         return moved
 
 
-def cosine_rate(step: int) -> float:
-    return 0.5 * 0.1 * (1 + math.cos(math.pi * step / STEPS))
+def cosine_rate(base: float, step: int) -> float:
+    return 0.5 * base * (1 + math.cos(math.pi * step / STEPS))
 
 
 @dataclass
@@ -87,6 +89,7 @@ class Plain:
     allowed: dict[str, tuple[int, ...]] = field(default_factory=lambda: dict.fromkeys(LAYERS, (0, 1, 2, 3)))
     bypass: float = 0.0
     parts: int = 1
+    dropped: float = 0.0  # the rate of dropout behind identities
 
     def __post_init__(self) -> None:
         self.weights = Momentum(list(self.network.parameters()))
@@ -103,15 +106,22 @@ class Plain:
         ops = segments[layer].choice.ops
         own = x.shape[1] // self.parts
         through, passing = x[:, :own], x[:, own:]
-        total = sum((w * ops[OPTIONS[i]](through) for i, w in weights.items()), torch.zeros((), dtype=x.dtype))
+        outputs = {i: ops[OPTIONS[i]](through) for i in weights}
+        if self.dropped and 3 in outputs:
+            outputs[3] = F.dropout(outputs[3], self.dropped)
+        total = sum((w * outputs[i] for i, w in weights.items()), torch.zeros((), dtype=x.dtype))
         mixed = torch.cat([total + self.bypass * through, passing], dim=1)
         # Shuffled: channel c of part p becomes channel number c * parts + p.
         order = [part * own + channel for channel in range(own) for part in range(self.parts)]
         return mixed[:, order]
 
     def loss(self, split: Any, weights: Weights) -> Tensor:
-        """Cross entropy of the supernet of tiny64, layer by layer."""
+        """Cross entropy of the supernet of tiny64."""
         images, labels = self.batch(split)
+        return F.cross_entropy(self.logits(images, weights), labels)
+
+    def logits(self, images: Tensor, weights: Weights) -> Tensor:
+        """The supernet of tiny64, layer by layer."""
         segments: Any = self.network.get_submodule("segments")
         x = segments["stem"].layers(images)
         x = self.mixed("layer1", x, weights["layer1"])
@@ -119,7 +129,7 @@ class Plain:
         x = self.mixed("layer2", x, weights["layer2"])
         x = self.mixed("layer3", x, weights["layer3"])
         head = segments["head"].layers[1][-1]
-        return F.cross_entropy(F.linear(F.relu(x).mean((2, 3)), head.weight, head.bias), labels)
+        return F.linear(F.relu(x).mean((2, 3)), head.weight, head.bias)
 
     def uniforms(self, role: Role, purpose: str) -> dict[str, Tensor]:
         rng = self.moment(role).generator(f"{purpose} {role}")
@@ -201,7 +211,9 @@ class Case:
     """A transcript: override what differs from first-order DARTS."""
 
     recipe: str = "darts"
+    more: Sequence[str] = ()  # recipe files on top, for what is a stage of several
     changes: Mapping[str, Any] = {}
+    rate = 0.1
     rate_of_alpha = 3e-3
     joined = False
     betas = (0.5, 0.999)
@@ -538,6 +550,60 @@ class Snas(Case):
         return relaxed(lambda step: max(0.03, 1.0 * math.exp(-0.07 * step)))(at, role)
 
 
+class PDarts(Case):
+    """A later stage of P-DARTS: three options a layer, alpha frozen for an epoch, fading dropout behind identities."""
+
+    more = ("tricks/op_dropout",)
+    kept = {"layer1": (0, 1, 3), "layer2": (1, 2, 3), "layer3": (0, 2, 3)}
+    rate_of_alpha = 6e-3
+    changes = {
+        "model.init_args.policy_optimizer.init_args.lr": 6e-3,
+        "model.init_args.allowed": json.dumps(kept),
+        "tricks.weight_warmup.epochs": 1,
+        "tricks.op_dropout.probability": 0.4,
+    }
+
+    def learns(self, at: Plain) -> bool:
+        at.allowed, at.dropped = dict(self.kept), 0.4 * math.exp(-3.0 * at.step / STEPS)
+        return at.step >= 1
+
+    def objective(self, at: Plain) -> Tensor:
+        with forked_rng(0, at.step, "policy", 0, "forward", 0):
+            return super().objective(at)
+
+    def weights_loss(self, at: Plain) -> Tensor:
+        with forked_rng(0, at.step, 0, 0, "forward", 0):
+            return super().weights_loss(at)
+
+
+class DartsPt(Case):
+    """The projection of DARTS-PT, all three layers at once: what is missed most stays, then the weights are tuned."""
+
+    more = ("tricks/op_projection",)
+    rate = 0.01
+    changes = {"model.init_args.optimizer.init_args.lr": rate, "tricks.op_projection.at_once": 3}
+
+    def before_step(self, at: Plain) -> bool:
+        order = torch.randperm(3, generator=generator(0, "op_projection", "None", 3)).tolist()
+        for layer in [LAYERS[place] for place in order]:
+            without = [self.accuracy(at, layer, option) for option in range(4)]
+            at.allowed[layer] = (without.index(min(without)),)
+        return False
+
+    def accuracy(self, at: Plain, layer: str, option: int) -> float:
+        """Of the supernet without an option, by the statistics of each validation batch."""
+        gates = {name: dict(weights) for name, weights in softmax(at, "evaluation").items()}
+        del gates[layer][option]
+        hits = 0
+        buffers = {name: b.clone() for name, b in at.network.named_buffers()}
+        with torch.no_grad():
+            for batch in at.run.data.evaluation_batches("validation"):
+                hits += int((at.logits(batch.images.double(), gates).argmax(1) == batch.labels).sum())
+        for name, b in at.network.named_buffers():
+            b.copy_(buffers[name])
+        return float(hits)
+
+
 CASES: dict[str, Case] = {
     case.__name__: case()
     for case in (
@@ -562,6 +628,8 @@ CASES: dict[str, Case] = {
         SdartsRs,
         SdartsAdv,
         DartsMinus,
+        PDarts,
+        DartsPt,
     )
 }
 TOLD_ELSEWHERE = {"enas": "tests/estimators/test_enas.py"}
@@ -599,7 +667,7 @@ def transcribe(case: Case, run: Run, start: Start) -> Plain:
         else None
     )
     for at.step in range(STEPS):
-        at.rate = cosine_rate(at.step)
+        at.rate = cosine_rate(case.rate, at.step)
         if at.step and case.before_step(at):
             break
         learns = case.learns(at) and optimizer is not None
@@ -633,7 +701,9 @@ def close(found: nn.Module, expected: nn.Module) -> None:
 
 
 def ran(case: Case) -> tuple[Run, Start]:
-    stack = [f"recipes/{name}.yaml" for name in ("spaces/tiny64", "data/digits", f"algorithms/{case.recipe}")]
+    stack = [
+        f"recipes/{name}.yaml" for name in ("spaces/tiny64", "data/digits", f"algorithms/{case.recipe}", *case.more)
+    ]
     overrides = [f"--{key}={value}" for key, value in {**SMALL, **case.changes}.items()]
     run, start = build(resolve(stack, overrides), None, quiet=True), Start()
     run.trainer.callbacks.append(start)  # type: ignore[attr-defined]

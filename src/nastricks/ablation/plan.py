@@ -17,7 +17,7 @@ from nastricks.errors import InputError, unknown
 from nastricks.modules import SupernetModule
 from nastricks.modules.registry import tricks as all_tricks
 from nastricks.ranking.metrics import ranking_metrics_by_accuracy_and_loss
-from nastricks.ranking.rank import find_table, picked
+from nastricks.ranking.rank import DISCRETISATION_LOSS, find_table, picked
 from nastricks.recipe import locate
 from nastricks.run import build
 from nastricks.search.loop import Search
@@ -173,6 +173,7 @@ def _known_metrics(design: Design, setting: Setting, file: str) -> list[str]:
         raise InputError(f"truth_arm of {file} compares children trained alone: add a child recipe to the stack")
     table = find_table(run.module.space, run.data, design.table)
     measured = [] if run.module.measures is None else run.module.measures.names
+    measured += ["supernet_accuracy", DISCRETISATION_LOSS] if run.module.policy.weighted else []
     judged = [m for m in design.metrics if m not in (*trained, *measured)]
     if table is None and judged:
         raise InputError(

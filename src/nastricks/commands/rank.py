@@ -73,14 +73,15 @@ def _rank_run(folder: str, arguments: argparse.Namespace, runs: int) -> Ranking:
 
 def _print(ranking: Ranking, title: str) -> None:
     print(title)
-    if not ranking.metrics:
+    if "gt_tau" not in ranking.metrics:
         print("no table of ground truth for this space and data: give one with --table, or make one with `bench`")
-    else:
+    if ranking.metrics:
         shown = RichTable("metric", "ranking", "params", "FLOPs", "chance")
         for name, value in ranking.metrics.items():
             trivial = [ranking.baselines[kind].get(name) for kind in ("params", "flops", "chance")]
             shown.add_row(name, f"{value:.3f}", *("" if v is None else f"{v:.3f}" for v in trivial))
         Console().print(shown)
+    if "gt_tau" in ranking.metrics:
         ceiling = NO_CEILING if ranking.ceiling is None else f"{ranking.ceiling:.3f}, the tau of a perfect ranking"
         print(f"noise ceiling of the table: {ceiling}")
     if ranking.derived is not None:
@@ -95,7 +96,7 @@ def _print_s_tau(rankings: list[Ranking]) -> None:
     order = sorted(common)
     scores = [r.rows.set_index("architecture").loc[order, "accuracy"].to_numpy() for r in rankings]
     print(f"S-Tau over {len(rankings)} runs: {s_tau(scores):.3f}")
-    taus = [r.metrics["gt_tau"] for r in rankings if r.metrics]
+    taus = [r.metrics["gt_tau"] for r in rankings if "gt_tau" in r.metrics]
     if len(taus) > 1:
         spread = pd.Series(taus).std()
         print(f"GT-Tau over {len(taus)} runs: {sum(taus) / len(taus):.3f} ± {spread:.3f} (standard deviation)")

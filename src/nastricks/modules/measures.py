@@ -17,7 +17,7 @@ from nastricks.policies import Policy
 from nastricks.spaces import Architecture, Gates, Space
 
 if TYPE_CHECKING:
-    from nastricks.data import TensorDataModule
+    from nastricks.data import Split, TensorDataModule
     from nastricks.modules.training import TrainingModule
 
 CALIBRATION_BATCHES = 10  # training batches for the statistics of both sides, where no trick names another number
@@ -189,7 +189,9 @@ def discretisation(module: "TrainingModule", derived: Architecture) -> dict[str,
 
     The batch-norm statistics of both are recomputed over the same training batches.
     """
-    own, path = discretisation_scores(module, derived)
+    data: TensorDataModule = module.trainer.datamodule  # type: ignore[attr-defined]
+    asked = [found.batches for trick in module.points.tricks if (found := trick.calibration()) is not None]
+    own, path = discretisation_scores(module, data, derived, "validation", asked[0] if asked else CALIBRATION_BATCHES)
     return {
         "discretisation/supernet": own.accuracy,
         "discretisation/derived": path.accuracy,
@@ -197,12 +199,11 @@ def discretisation(module: "TrainingModule", derived: Architecture) -> dict[str,
     }
 
 
-def discretisation_scores(module: "TrainingModule", derived: Architecture) -> tuple[Score, Score]:
-    """Scores under the policy's own gates, and of the derived path, calibrated alike."""
-    data: TensorDataModule = module.trainer.datamodule  # type: ignore[attr-defined]
-    asked = [found for trick in module.points.tricks if (found := trick.calibration()) is not None]
-    extra = data.calibration_batches(asked[0].batches if asked else CALIBRATION_BATCHES)
-    scoring = data.evaluation_batches("validation")
+def discretisation_scores(
+    module: "TrainingModule", data: "TensorDataModule", derived: Architecture, split: Split, batches: int
+) -> tuple[Score, Score]:
+    """Scores on a split under the policy's own gates and of the derived path, both calibrated over training batches."""
+    extra, scoring = data.calibration_batches(batches), data.evaluation_batches(split)
     moment, alone = module.moment("evaluation"), module.space.gates(derived)
 
     def proposed(batch: int) -> Gates:

@@ -19,13 +19,13 @@ import numpy as np
 from nastricks.data import Batch, TensorDataModule
 from nastricks.errors import InputError
 from nastricks.modules import Calibration, SupernetModule
-from nastricks.modules.measures import CALIBRATION_BATCHES
-from nastricks.modules.scoring import Score, score_gates
+from nastricks.modules.measures import CALIBRATION_BATCHES, discretisation_scores
+from nastricks.modules.scoring import Score
 from nastricks.ranking.evaluate import score_children
 from nastricks.ranking.gradient_error import GradientError, gradient_error
 from nastricks.ranking.metrics import kendall_tau
 from nastricks.ranking.tables import Table
-from nastricks.spaces import Architecture, Gates
+from nastricks.spaces import Architecture
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,9 @@ def errors_of(
         InputError: the table lacks a child.
     """
     space = module.space
-    extra = data.calibration_batches(CALIBRATION_BATCHES if calibration is None else calibration.batches)
-    scoring, now, alone = data.evaluation_batches("test"), module.moment("evaluation"), space.gates(derived)
-
-    def proposed(number: int) -> Gates:
-        return module.policy.propose(now.at(gate_set=number))[0]
-
-    own, path = score_gates(module, proposed, scoring, extra), score_gates(module, lambda _: alone, scoring, extra)
+    count = CALIBRATION_BATCHES if calibration is None else calibration.batches
+    own, path = discretisation_scores(module, data, derived, "test", count)
+    extra, scoring = data.calibration_batches(count), data.evaluation_batches("test")
     settled = space.format(derived)
     calibrated = uncalibrated = None
     if table is not None:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from nastricks.derivations import Trained
 from nastricks.errors import InputError
 from nastricks.files import write_csv
 from nastricks.modules import Calibration, SupernetModule, TrainingModule
+from nastricks.modules.measures import CALIBRATION_BATCHES, discretisation_scores
 from nastricks.modules.scoring import Score, gated_accuracy
 from nastricks.ranking.baselines import baselines, noise_ceiling
 from nastricks.ranking.evaluate import score_children
@@ -23,6 +24,7 @@ from nastricks.rng import generator
 from nastricks.spaces import Architecture, Cost, Space
 
 MOST_CHILDREN = 100_000
+DISCRETISATION_LOSS = "discretisation_loss"
 COLUMNS = ("architecture", "accuracy", "loss", "params", "flops", "truth")
 
 
@@ -30,7 +32,8 @@ COLUMNS = ("architecture", "accuracy", "loss", "params", "flops", "truth")
 class Ranking:
     """Scores of children with what they are judged by.
 
-    `rows` has the columns of ``ranking.csv``; `metrics`, `baselines` and `ceiling` are empty or None without a table.
+    `rows` has the columns of ``ranking.csv``. Without a table `baselines` and `ceiling` are empty or None, and
+    `metrics` holds only what discretising costs, where the policy's gates have weights.
     """
 
     rows: pd.DataFrame
@@ -152,11 +155,27 @@ def rank(
             "truth": np.full(len(chosen), np.nan) if truth is None else truth,
         }
     )
-    derived = None
+    derived: str | None = None
+    kept: dict[str, float] = {}
     if isinstance(module, SupernetModule):
         trained = trained_supernet(module, data, lambda: {a: scores[a].accuracy for a in chosen})
-        derived = space.format(space.counted(module.derivation.derive(trained)))
-    return judged(rows, table, derived)
+        settled = module.derivation.derive(trained)
+        derived = space.format(space.counted(settled))
+        kept = discretisation_metrics(module, data, settled, calibration) if module.policy.weighted else {}
+    found = judged(rows, table, derived)
+    return replace(found, metrics={**found.metrics, **kept})
+
+
+def discretisation_metrics(
+    module: SupernetModule, data: TensorDataModule, derived: Architecture, calibration: Calibration | None
+) -> dict[str, float]:
+    """Accuracy on the validation split that the supernet loses when the derived options alone are kept.
+
+    Both are calibrated, over 10 training batches where no trick says how many.
+    """
+    batches = CALIBRATION_BATCHES if calibration is None else calibration.batches
+    own, path = discretisation_scores(module, data, derived, "validation", batches)
+    return {"supernet_accuracy": own.accuracy, DISCRETISATION_LOSS: own.accuracy - path.accuracy}
 
 
 def trained_supernet(
