@@ -108,7 +108,8 @@ class Plain:
         through, passing = x[:, :own], x[:, own:]
         outputs = {i: ops[OPTIONS[i]](through) for i in weights}
         if self.dropped and 3 in outputs:
-            outputs[3] = F.dropout(outputs[3], self.dropped)
+            # Random masks are drawn in the order of memory, which is channels last.
+            outputs[3] = F.dropout(outputs[3].contiguous(memory_format=torch.channels_last), self.dropped)
         total = sum((w * outputs[i] for i, w in weights.items()), torch.zeros((), dtype=x.dtype))
         mixed = torch.cat([total + self.bypass * through, passing], dim=1)
         # Shuffled: channel c of part p becomes channel number c * parts + p.

@@ -200,7 +200,7 @@ def discretisation(module: "TrainingModule", derived: Architecture) -> dict[str,
 
 
 def discretisation_scores(
-    module: "TrainingModule", data: "TensorDataModule", derived: Architecture, split: Split, batches: int
+    module: "TrainingModule", data: "TensorDataModule", derived: Architecture, split: "Split", batches: int
 ) -> tuple[Score, Score]:
     """Scores on a split under the policy's own gates and of the derived path, both calibrated over training batches."""
     extra, scoring = data.calibration_batches(batches), data.evaluation_batches(split)
