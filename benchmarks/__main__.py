@@ -19,6 +19,7 @@ from benchmarks.measure import HEADER, Result, kept_threads, load, machine
 from benchmarks.sampled_options import active_options, gumbel_hard
 from benchmarks.search import controller_draws, episode_on_two_workers
 from benchmarks.second_derivatives import hessian_eigenvalue, second_order
+from benchmarks.strict_fairness import strict_fairness
 from benchmarks.training_step import step_tiny64, step_weight_sharing_64
 from nastricks.errors import InputError, unknown
 
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "hessian_eigenvalue": hessian_eigenvalue,
     "macro_evaluation": macro_evaluation,
     "extracted_subnet": extracted_subnet,
+    "strict_fairness": strict_fairness,
 }
 
 

@@ -88,7 +88,7 @@ class ResourcePenalty(Trick):
         if isinstance(policy, SequencePolicy):
             return (
                 f"trick resource_penalty is for gates that are learnt by gradient, and {type(policy).__name__} is a "
-                "controller: let its reward take the cost off, with reward.resource of `nastricks search`"
+                "controller: let its reward take the cost off, with estimator.resource, or reward.resource of a search"
             )
         reason = super().refusal(module)
         if reason is not None:

@@ -45,7 +45,22 @@ SETTINGS: dict[str, Settings] = {
     ),
     "ghost_batch_norm": Settings({"size": 8}),
     "hessian_penalty": Settings({"weight": 1.0}, {"spos": "UniformPath takes none", "child": "Fixed takes none"}),
+    "filter_warmup": Settings(
+        {"fraction": 0.5},
+        {
+            "spos": "needs a choice of a size",
+            "darts": "needs a choice of a size",
+            "child": "a child has no choices left",
+        },
+    ),
     "mixup": Settings({"alpha": 1.0}),
+    "op_warmup": Settings(
+        {"fraction": 0.5},
+        {"darts": "Softmax runs several options at once", "child": "a child has no choices left"},
+    ),
+    "path_dropout": Settings(
+        {"rate": 0.5}, {"spos": "UniformPath runs one at a time", "child": "Fixed runs one at a time"}
+    ),
     "op_pruning": Settings(
         {"k": 2},
         {"spos": "UniformPath has no parameters", "child": "a child has no choices left"},

@@ -29,7 +29,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 FOUND = sorted(RECIPES.rglob("*.yaml"))
 COUNTS = {
     "ablations": 12,
-    "algorithms": 37,
+    "algorithms": 40,
     "child": 10,
     "data": 6,
     "loggers": 1,
@@ -38,7 +38,7 @@ COUNTS = {
     "spaces": 20,
     "stacks": 2,
     "stages": 6,
-    "tricks": 22,
+    "tricks": 25,
 }
 ARMS = {
     "child_reward": 11,
@@ -54,7 +54,8 @@ ARMS = {
     "spos_tricks": 10,
 }
 ALGORITHMS = {path.stem for path in (RECIPES / "algorithms").glob("*.yaml")}
-NOT_OF_THE_FAMILY = {"darts", "enas", "fairnas", "spos"}  # the base of algorithms.yaml, and those that sample paths
+SAMPLED = {"bender_oneshot", "enas", "fairnas", "mct_sampling", "spos", "tunas"}
+NOT_OF_THE_FAMILY = {"darts", *SAMPLED}  # the base of algorithms.yaml, and those that sample paths
 REWARDS = "recipes/search/rewards"
 FAKE_KEY = "0123456789abcdef0123456789abcdef01234567"
 DATA = os.environ.get("NASTRICKS_DATA")
@@ -181,6 +182,8 @@ def stack(path: Path) -> list[str]:
         return [f"recipes/spaces/{space}.yaml", BASE[1], own]
     if kind == "tricks" and OF_DARTS & set(tricks()[path.stem].needs):
         return [*BASE, DARTS, own]
+    if kind == "tricks":
+        return [f"recipes/spaces/{spaces_of(path)[0]}.yaml", BASE[1], SPOS, own]
     return [*BASE, SPOS, own]
 
 

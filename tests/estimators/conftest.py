@@ -21,7 +21,7 @@ from nastricks.estimators import Critic, Estimator, ExponentialBaseline, FixedBa
 from nastricks.moment import Moment, Role
 from nastricks.policies import Independent, LSTMController, Policy, Rollout, SequencePolicy, Softmax
 from nastricks.rng import forked_rng, generator
-from nastricks.spaces import Architecture, Choice, Gates, Network, Option, Tiny64
+from nastricks.spaces import Architecture, Choice, Cost, Gates, Network, Option, Tiny64
 
 SIZES = (3, 4, 3)
 
@@ -247,6 +247,12 @@ class PlainStep:
         return self.loss(gates, self.search)
 
     def reward(self, architectures: Sequence[Architecture]) -> Tensor:
+        raise NotImplementedError
+
+    def cost(self, architecture: Architecture) -> Cost:
+        raise NotImplementedError
+
+    def outcomes(self) -> Sequence[tuple[Architecture | None, Tensor]]:
         raise NotImplementedError
 
     def average(self, gradients: Sequence[Tensor]) -> list[Tensor]:

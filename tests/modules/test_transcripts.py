@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nastricks.moment import Moment, Role
-from nastricks.policies import EdgeNormalised
+from nastricks.policies import EdgeNormalised, Independent, MonteCarloTree, Policy
 from nastricks.recipe import resolve
 from nastricks.rng import forked_rng, generator
 from nastricks.run import Run, build
@@ -217,6 +217,7 @@ class Case:
     rate = 0.1
     rate_of_alpha = 3e-3
     joined = False
+    clips = True
     betas = (0.5, 0.999)
     decay = 1e-3
 
@@ -246,9 +247,16 @@ class Case:
     def after_alpha(self, at: Plain) -> None:
         """What follows alpha's step."""
 
+    def after_weights(self, at: Plain) -> None:
+        """What follows the weights' step."""
+
+    def check(self, policy: Policy) -> None:
+        """What the policy must hold in the end, beside alpha."""
+
 
 class Spos(Case):
     recipe = "spos"
+    clips = False
 
     def gates(self, at: Plain, role: Role) -> Weights:
         return uniform_path(at, role)
@@ -267,6 +275,108 @@ class FairNAS(Spos):
         orders = {layer: torch.randperm(4, generator=rng).tolist() for layer in LAYERS}
         paths: list[Weights] = [{layer: {order[i]: 1.0} for layer, order in orders.items()} for i in range(4)]
         return sum((at.loss("train", path) for path in paths), torch.zeros((), dtype=torch.float64))
+
+
+class BenderOneShot(Spos):
+    """All options are added up; each is dropped at rate (0.5 t/T)^(1/4), but never all four of a layer."""
+
+    recipe = "bender_oneshot"
+
+    def gates(self, at: Plain, role: Role) -> Weights:
+        rate = 0.5 * at.step / STEPS
+        if rate == 0:
+            return {layer: dict.fromkeys(range(4), 1.0) for layer in LAYERS}
+        rng, dropped = at.moment(role).generator("path_dropout"), rate**0.25
+        found: Weights = {}
+        for layer in LAYERS:
+            kept: list[int] = []
+            for option, draw in enumerate(torch.rand(4, generator=rng, dtype=torch.float64).tolist()):
+                some = 1.0 if kept else 1.0 - dropped ** (4 - option)  # that one of those left stays
+                if draw < (1.0 - dropped) / some:
+                    kept.append(option)
+            found[layer] = dict.fromkeys(kept, 1.0)
+        assert {len(weights) for weights in found.values()} - {4}, "nothing was dropped: take another seed"
+        return found
+
+
+class MctSampling(Spos):
+    """Children of a node that were never visited come first; a path earns the average loss over its own."""
+
+    recipe = "mct_sampling"
+    changes = {"tricks.weight_warmup": "null"}
+
+    def gates(self, at: Plain, role: Role) -> Weights:
+        if at.step == 0:
+            self.nodes, self.average = dict[tuple[int, ...], list[float]](), 0.0
+        rng, path = at.moment(role).generator("path"), tuple[int, ...]()
+        for _ in LAYERS:  # of four children, two steps leave some unvisited
+            fresh = [i for i in range(4) if (*path, i) not in self.nodes]
+            path += (fresh[int(torch.randint(len(fresh), (), generator=rng))],)
+        self.path = path
+        return {layer: {option: 1.0} for layer, option in zip(LAYERS, path, strict=True)}
+
+    def weights_loss(self, at: Plain) -> Tensor:
+        loss = super().weights_loss(at)
+        own = float(loss.detach())
+        self.average = own if at.step == 0 else 0.99 * self.average + 0.01 * own
+        for depth in range(4):
+            self.nodes.setdefault(self.path[:depth], []).append(self.average / own)
+        return loss
+
+    def check(self, policy: Policy) -> None:
+        assert isinstance(policy, MonteCarloTree)
+        assert len(policy.nodes) == 7  # the root and two paths that part there
+        assert policy.nodes == {
+            prefix: (len(earned), pytest.approx(sum(earned), abs=1e-8)) for prefix, earned in self.nodes.items()
+        }
+
+
+class Tunas(Spos):
+    """All options on in the first step; then REINFORCE from accuracy - 0.1 |FLOPs / target - 1|, baseline zero."""
+
+    recipe = "tunas"
+    flops = (0.0, 2 * 64 * 16 * (9 + 16), 2 * 64 * 16 * (25 + 16), 0.0)
+
+    def drawn(self, at: Plain, purpose: str, paths: int) -> Tensor:
+        """Options (3, paths): in each layer the one whose clock of rate p rings first."""
+        clocks = torch.empty(3, paths, 4, dtype=torch.float64)
+        clocks.exponential_(generator=at.moment("weights").generator(purpose))
+        return (self.logits.detach().exp()[:, None] / clocks).argmax(2)
+
+    def gates(self, at: Plain, role: Role) -> Weights:
+        if at.step == 0:
+            self.logits = torch.zeros(3, 4, dtype=torch.float64, requires_grad=True)
+            self.adam = torch.optim.Adam([self.logits], lr=1e-2, betas=(0.0, 0.999))
+            return {layer: dict.fromkeys(range(4), 0.25) for layer in LAYERS}
+        return self.path(self.drawn(at, "path", 1)[:, 0])
+
+    def path(self, options: Tensor) -> Weights:
+        return {layer: {option: 1.0} for layer, option in zip(LAYERS, options.tolist(), strict=True)}
+
+    def after_weights(self, at: Plain) -> None:
+        if not warm(0.25)(at):
+            return
+        drawn = self.drawn(at, "controller", 4)
+        gain = torch.zeros((), dtype=torch.float64)
+        log_p = self.logits - self.logits.exp().sum(1, keepdim=True).log()
+        for options in drawn.T:
+            kept = {name: b.clone() for name, b in at.network.named_buffers()}
+            with torch.no_grad():
+                images, labels = at.batch("search")
+                hits = at.logits(images, self.path(options)).argmax(1) == labels
+            for name, b in at.network.named_buffers():
+                b.copy_(kept[name])
+            cost = 2 * (64 * 16 * 9 + 16 * 10)
+            cost += sum(self.flops[i] * part for i, part in zip(options.tolist(), (1.0, 0.25, 0.25), strict=True))
+            reward = float(hits.double().mean()) - 0.1 * abs(cost / 69440 - 1)
+            gain = gain + reward * log_p[torch.arange(3), options].sum() / 4
+        self.logits.grad = torch.autograd.grad(-gain, self.logits)[0]
+        self.adam.step()
+
+    def check(self, policy: Policy) -> None:
+        assert isinstance(policy, Independent)
+        torch.testing.assert_close(policy.logits.detach(), self.logits.detach(), rtol=1e-8, atol=1e-8)
+        assert bool(policy.logits.detach().any())
 
 
 class SecondOrder(Case):
@@ -610,6 +720,9 @@ CASES: dict[str, Case] = {
     for case in (
         Spos,
         FairNAS,
+        BenderOneShot,
+        MctSampling,
+        Tunas,
         Case,
         SecondOrder,
         ExactSecondOrder,
@@ -685,12 +798,13 @@ def transcribe(case: Case, run: Run, start: Start) -> Plain:
         with torch.no_grad():
             gradients = [p.grad for p in at.network.parameters() if p.grad is not None]
             norm = torch.stack([g.norm() for g in gradients]).norm()
-            if case.recipe not in ("spos", "fairnas"):
+            if case.clips:
                 for g in gradients:
                     g *= min(1.0, 5.0 / (float(norm) + 1e-6))
         if learns and case.joined and optimizer is not None:
             optimizer.step()
         at.weights.step(at.rate)
+        case.after_weights(at)
     return at
 
 
@@ -721,6 +835,7 @@ def test_two_steps_equal_the_equations(name: str) -> None:
     at = transcribe(case, run, start)
     assert run.module.steps_seen == (1 if name == "DartsPlus" else STEPS)
     close(run.module.networks[0], at.network)
+    case.check(run.module.policy)
     for layer, a in at.alpha.items():
         torch.testing.assert_close(run.module.policy.alpha[layer], a, rtol=1e-8, atol=1e-8)  # type: ignore[index, union-attr]
         assert not torch.equal(a, alpha_before[layer])

@@ -12,6 +12,7 @@ from nastricks.estimators.baselines import (
 from nastricks.estimators.first_order import FirstOrder
 from nastricks.estimators.gumbel_relax import GumbelRelax
 from nastricks.estimators.implicit import ImplicitGradient
+from nastricks.estimators.loss_reward import LossReward
 from nastricks.estimators.mixed_level import MixedLevel
 from nastricks.estimators.ppo import PPO
 from nastricks.estimators.relax import RELAX
@@ -28,6 +29,7 @@ __all__ = [
     "FixedBaseline",
     "GumbelRelax",
     "ImplicitGradient",
+    "LossReward",
     "MeanBaseline",
     "MixedLevel",
     "NoBaseline",

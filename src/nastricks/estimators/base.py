@@ -11,7 +11,7 @@ from nastricks.data.batch import Batch
 from nastricks.errors import InputError
 from nastricks.moment import Moment, Role
 from nastricks.policies import Policy
-from nastricks.spaces import Architecture, Gates
+from nastricks.spaces import Architecture, Cost, Gates
 
 Order = Literal["before", "after", "joined"]
 
@@ -55,6 +55,15 @@ class Step(Updater, Protocol):
 
     def reward(self, architectures: Sequence[Architecture]) -> Tensor:
         """Accuracy (A,) in [0, 1] of each architecture's path on the search batch, without gradient."""
+
+    def cost(self, architecture: Architecture) -> Cost:
+        """Parameters and FLOPs of a child alone [TuNAS]."""
+
+    def outcomes(self) -> Sequence[tuple[Architecture | None, Tensor]]:
+        """What the weights' passes of this step ran, each with its loss (); None for several options at once.
+
+        There are none before the weights' step.
+        """
 
 
 class Estimator(nn.Module, ABC):

@@ -8,6 +8,7 @@ from nastricks.estimators.base import Updater
 from nastricks.estimators.score_function import BaselineMaker, ScoreFunction
 from nastricks.policies import Policy, Rollout
 from nastricks.rng import generator, inherited_seed
+from nastricks.spaces import Resource
 
 
 def clipped_gain(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
@@ -32,6 +33,7 @@ class PPO(ScoreFunction):
         illegal_reward: What an illegal draw earns, without masks.
         every: Update in every this many training steps, at least 1.
         seed: Key of the shuffling; None takes the run's own.
+        resource: Takes the cost of a child off its reward, inside a supernet's training; None does not.
     """
 
     def __init__(
@@ -47,8 +49,9 @@ class PPO(ScoreFunction):
         illegal_reward: float = 0.0,
         every: int = 1,
         seed: int | None = None,
+        resource: Resource | None = None,
     ) -> None:
-        super().__init__(policy, episodes, baseline, discount, entropy, illegal_reward, every)
+        super().__init__(policy, episodes, baseline, discount, entropy, illegal_reward, every, resource)
         if not 0 < clip < float("inf"):
             raise InputError(f"estimator.clip is {clip}: expected a number above 0")
         if epochs < 1:

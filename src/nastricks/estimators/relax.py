@@ -17,6 +17,7 @@ from nastricks.estimators.baselines import PrefixLayer
 from nastricks.estimators.score_function import BaselineMaker, ScoreFunction
 from nastricks.policies import Policy, Rollout, SequencePolicy
 from nastricks.rng import forked_rng, generator, inherited_seed
+from nastricks.spaces import Resource
 
 
 def conditional_gumbel(log_probabilities: Tensor, tokens: Tensor, clocks: Tensor) -> Tensor:
@@ -79,6 +80,7 @@ class RELAX(ScoreFunction):
         illegal_reward: What an illegal draw earns, without masks.
         every: Update in every this many training steps, at least 1.
         seed: Key of the control variate's start and of its noise; None takes the run's own.
+        resource: Takes the cost of a child off its reward, inside a supernet's training; None does not.
     """
 
     def __init__(
@@ -94,8 +96,9 @@ class RELAX(ScoreFunction):
         illegal_reward: float = 0.0,
         every: int = 1,
         seed: int | None = None,
+        resource: Resource | None = None,
     ) -> None:
-        super().__init__(policy, episodes, None, discount, entropy, illegal_reward, every)
+        super().__init__(policy, episodes, None, discount, entropy, illegal_reward, every, resource)
         if baseline is not None:
             raise InputError("estimator.baseline is set, and RELAX's control variate is its baseline: set it to null")
         if hidden < 1:

@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from nastricks.errors import InputError
 from nastricks.estimators.base import Estimator, Order, Step, Updater
 from nastricks.estimators.baselines import Baseline, NoBaseline
 from nastricks.policies import Policy, Rollout, Scored, SequencePolicy
-from nastricks.spaces import Architecture
+from nastricks.spaces import Architecture, Resource
 
 BaselineMaker = Callable[[SequencePolicy], Baseline]
 
@@ -36,6 +37,8 @@ class ScoreFunction(Estimator):
             which prefixes come up is left out.
         illegal_reward: What an illegal draw earns, without masks; it is never built.
         every: Update in every this many training steps, at least 1.
+        resource: Takes the cost of a child off its reward; None does not. For updates inside a supernet's training: a
+            black-box search has rewards of its own.
 
     Attributes:
         measures: Of the last update: `mean_reward`; `entropy`, the mean a token; `repeats`, the share of its legal
@@ -55,6 +58,7 @@ class ScoreFunction(Estimator):
         entropy: float = 0.0,
         illegal_reward: float = 0.0,
         every: int = 1,
+        resource: Resource | None = None,
     ) -> None:
         super().__init__(policy, every)
         if not isinstance(policy, SequencePolicy):
@@ -76,7 +80,7 @@ class ScoreFunction(Estimator):
                 "out, or set policy.masked false"
             )
         self.episodes, self.discount, self.entropy = episodes, discount, entropy
-        self.illegal_reward = illegal_reward
+        self.illegal_reward, self.resource = illegal_reward, resource
         self.baseline = NoBaseline(policy) if baseline is None else baseline(policy)
         self.measures: dict[str, float] = {}
         self.updates = 0
@@ -100,10 +104,17 @@ class ScoreFunction(Estimator):
 
     def update(self, step: Step) -> None:
         """Draw, take the rewards of the search batch (their mean over ranks), and learn."""
-        self.check_rewards(0.0, 1.0)
+        self.check_rewards(0.0 if self.resource is None else -math.inf, 1.0)
         rollout = self.policy.draw(step.moment.generator("controller"), self.episodes)
-        (rewards,) = step.average([self._rewards(rollout, step.reward)])
+        (rewards,) = step.average([self._rewards(rollout, partial(self._worth, step))])
         self.learn(rollout, rewards, step)
+
+    def _worth(self, step: Step, architectures: Sequence[Architecture]) -> Tensor:
+        """What architectures are worth (A,): their accuracy, less what their cost takes off."""
+        accuracies = step.reward(architectures)
+        if self.resource is None:
+            return accuracies
+        return accuracies - accuracies.new_tensor([self.resource.term(step.cost(a)) for a in architectures])
 
     def learn(self, rollout: Rollout, rewards: Tensor, updater: Updater) -> None:
         """Leave gradients on the policy's parameters and the estimator's own; the caller steps their optimizers.

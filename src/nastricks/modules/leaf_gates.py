@@ -43,4 +43,5 @@ class LeafGates:
     def backward(self) -> None:
         """Hand what the leaves collected to the policy's parameters."""
         used = [(tensor, leaf.grad) for tensor, leaf in self._pairs if leaf.grad is not None]
-        torch.autograd.backward([tensor for tensor, _ in used], [gradient for _, gradient in used])
+        if used:  # a trick may have replaced all of them
+            torch.autograd.backward([tensor for tensor, _ in used], [gradient for _, gradient in used])

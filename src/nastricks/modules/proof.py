@@ -153,7 +153,7 @@ class Observer(pl.Callback):
         seen.weights = _flat(parameters)
         seen.gradients = _flat(_gradients(parameters))
         seen.statistics = _flat(statistics(batch_norms(module.networks)))
-        seen.policy = _flat(list(module.policy.parameters()))
+        seen.policy = _flat([*module.policy.parameters(), *module.policy.memory().values()])
         seen.policy_gradients = _flat(_gradients(list(module.policy.parameters())))
         seen.allowed = dict(module.policy.allowed)
         seen.rates = [float(group["lr"]) for o in trainer.optimizers[:1] for group in o.param_groups]
@@ -234,7 +234,7 @@ def measure(change: Change, on: Observation, off: Observation) -> Measured:
         "weights": (on.weights, off.weights, "weights after the step"),
         "gradients": (on.gradients, off.gradients, "gradient of the weights"),
         "normalisation statistics": (on.statistics, off.statistics, "running statistics"),
-        "policy": (on.policy, off.policy, "policy's parameters after the step"),
+        "policy": (on.policy, off.policy, "policy after the step"),
         "policy gradient": (on.policy_gradients, off.policy_gradients, "gradient of the policy"),
     }
     a, b, what = vectors[change]

@@ -42,6 +42,11 @@ class Cosine(Schedule):
         return cosine(base, self.eta_min, moment.progress)
 
 
+def remaining(progress: float, fraction: float) -> float:
+    """From 1 at the start of the run to 0 at a `fraction` of it, along a line; 0 from there on."""
+    return max(0.0, 1.0 - progress / fraction) if fraction > 0 else 0.0
+
+
 def cosine(start: float, end: float, part: float) -> float:
     """From `start` at part 0 to `end` at part 1 along half a cosine."""
     return end + (start - end) * (1 + math.cos(math.pi * part)) / 2

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from nastricks.data.batch import Batch
 from nastricks.moment import Moment, Role
 from nastricks.rng import forked_rng
-from nastricks.spaces import Architecture, Gates
+from nastricks.spaces import Architecture, Cost, Gates
 
 if TYPE_CHECKING:
     from nastricks.modules.training import TrainingModule
@@ -27,6 +27,7 @@ class TrainingStep:
     train: Batch
     weight_optimizer: Optimizer
     policy_optimizers: Sequence[Optimizer] = ()
+    ran: Sequence[tuple[Gates, Tensor]] = ()  # the gates of the weights' first passes, each with its loss
 
     @cached_property
     def search(self) -> Batch:
@@ -61,6 +62,12 @@ class TrainingStep:
                 logits = self.module.logits(batch.images, self.module.space.gates(architecture))
                 hits.append((logits.argmax(1) == batch.labels).float().mean())
         return torch.stack(hits)
+
+    def cost(self, architecture: Architecture) -> Cost:
+        return self.module.child_costs.of(architecture)
+
+    def outcomes(self) -> Sequence[tuple[Architecture | None, Tensor]]:
+        return [(self.module.architecture_of(gates), loss) for gates, loss in self.ran]
 
     def average(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         strategy = self.module.trainer.strategy

@@ -71,7 +71,7 @@ class SupernetModule(TrainingModule):
         derivation = derivation or BestRanked()
         made.check()
         derivation.check(space, made)
-        sharing.check(made.mixed or made.weighted, type(made).__name__)
+        sharing.check(made.mixed or made.weighted, f"policy {type(made).__name__}")
         with forked_rng(seed, "weights"):
             networks = sharing.networks(space, spec, made.allowed)
         if weights is not None:

@@ -31,7 +31,7 @@ from nastricks.moment import Moment, Role
 from nastricks.policies import Policy
 from nastricks.rng import forked_rng
 from nastricks.sharing import Sharing
-from nastricks.spaces import Architecture, Gates, Network, Space
+from nastricks.spaces import Architecture, ChildCosts, Gates, Network, Space
 
 OptimizerMaker = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -85,8 +85,8 @@ class TrainingModule(pl.LightningModule):
             raise InputError(f"model.gradient_clip_val is {gradient_clip_val}: expected a number above 0, or null")
         if micro_batches < 1:
             raise InputError(f"model.micro_batches is {micro_batches}: expected at least 1")
-        if estimator is not None and policy_optimizer is None:
-            raise InputError("model.estimator is set and model.policy_optimizer is not: name the policy's optimizer")
+        if estimator is not None:
+            _check_policy_optimizer(policy, policy_optimizer)
         self.automatic_optimization = False
         self.space, self.spec, self.seed = space, spec, seed
         self.policy, self.sharing, self.estimator = policy, sharing, estimator
@@ -98,6 +98,7 @@ class TrainingModule(pl.LightningModule):
         self.schedule = schedule or Constant()
         self.label_smoothing, self.gradient_clip_val = label_smoothing, gradient_clip_val
         self.auxiliary_weight = auxiliary_weight
+        self.child_costs = ChildCosts(space, spec)
         self._has_auxiliary = any(network.auxiliary is not None for network in networks)
         self.micro_batches = micro_batches
         self.current: TrainingStep | None = None  # the step that is running [attacks by tricks]
@@ -204,9 +205,11 @@ class TrainingModule(pl.LightningModule):
             if joined:  # what tricks add to the policy's loss reaches its parameters here, the gates' part below
                 self.policy.zero_grad(set_to_none=True)
             hits: list[Tensor] = []
-            loss = self._accumulate(gate_sets if leaves is None else leaves.renewed(), step, joined, hits)
-            if not correct:  # the accuracy noted is that of the first pass
+            ran: list[tuple[Gates, Tensor]] = []
+            loss = self._accumulate(gate_sets if leaves is None else leaves.renewed(), step, joined, hits, ran)
+            if not correct:  # what is noted is that of the first pass
                 correct.extend(hits)
+                step.ran = ran
             return loss
 
         loss = self.points.around_gradients(compute, self, now)()
@@ -221,9 +224,17 @@ class TrainingModule(pl.LightningModule):
         return loss, torch.stack(correct).sum() if len(correct) > 1 else correct[0]
 
     def _accumulate(
-        self, gate_sets: Sequence[Gates], step: TrainingStep, joined: bool, correct: list[Tensor]
+        self,
+        gate_sets: Sequence[Gates],
+        step: TrainingStep,
+        joined: bool,
+        correct: list[Tensor],
+        ran: list[tuple[Gates, Tensor]],
     ) -> Tensor:
-        """Add up the gradients of every set of gates and micro-batch; the mean loss () over sets."""
+        """Add up the gradients of every set of gates and micro-batch; the mean loss () over sets.
+
+        Notes the hits of the first set, a micro-batch each, and what ran in every set with its loss.
+        """
         now, batch = step.moment, step.train
         total: Tensor | None = None
         for number, part in enumerate(batch.chunks(self.micro_batches) if self.micro_batches > 1 else (batch,)):
@@ -240,7 +251,12 @@ class TrainingModule(pl.LightningModule):
                 if len(part) != len(batch):
                     loss = loss * (len(part) / len(batch))
                 self.manual_backward(loss)
-                total = loss.detach() if total is None else total + loss.detach()
+                loss = loss.detach()
+                total = loss if total is None else total + loss
+                if number == 0:
+                    ran.append((gates, loss))
+                else:
+                    ran[gate_set] = (gates, ran[gate_set][1] + loss)
                 if gate_set == 0:
                     correct.append((logits.detach().argmax(1) == part.labels).sum())
         assert total is not None, "a batch has a part and a step a set of gates"
@@ -346,3 +362,16 @@ class TrainingModule(pl.LightningModule):
         self._sums.restore(own["sums"])
         if self.measures is not None and own.get("measures") is not None:
             self.measures.restore(own["measures"])
+
+
+def _check_policy_optimizer(policy: Policy, made: OptimizerMaker | None) -> None:
+    """Refuse an estimator without an optimizer for the policy's parameters, and an optimizer without parameters.
+
+    Raises:
+        InputError: it is so.
+    """
+    parameters = any(True for _ in policy.parameters())
+    if parameters and made is None:
+        raise InputError("model.estimator is set and model.policy_optimizer is not: name the policy's optimizer")
+    if made is not None and not parameters:
+        raise InputError(f"model.policy_optimizer is set and {type(policy).__name__} has no parameters: set it to null")

@@ -17,6 +17,7 @@ from nastricks.errors import DeadTrickError, InputError
 from nastricks.estimators import Step
 from nastricks.modules.normalisation import batch_norms
 from nastricks.moment import Moment
+from nastricks.sharing import ShareAll
 from nastricks.spaces import Gates
 
 if TYPE_CHECKING:
@@ -36,7 +37,15 @@ Change = Literal[
     "options",
     "length of training",
 ]
-Need = Literal["policy that learns", "batch norm", "supernet", "mixture of options", "gradient through the gates"]
+Need = Literal[
+    "policy that learns",
+    "batch norm",
+    "supernet",
+    "mixture of options",
+    "policy of single paths",
+    "network that all paths share",
+    "gradient through the gates",
+]
 Compute = Callable[[], Tensor]
 """Fills the weights' gradients from one batch and returns the loss (); calling it again repeats the same pass."""
 
@@ -203,6 +212,10 @@ def _lacks(need: Need, module: "TrainingModule") -> str | None:
         return f"the networks of {module.space.name} have none"
     if need == "mixture of options" and not module.policy.mixed:
         return f"{type(module.policy).__name__} runs one at a time: use an algorithm that mixes them, such as DARTS"
+    if need == "policy of single paths" and module.policy.mixed:
+        return f"{type(module.policy).__name__} runs several options at once: leave the trick out"
+    if need == "network that all paths share" and not isinstance(module.sharing, ShareAll):
+        return f"sharing {type(module.sharing).__name__} gives architectures weights of their own: use ShareAll"
     if need == "gradient through the gates" and (module.estimator is None or not module.estimator.through_gates):
         who = type(module.policy if module.estimator is None else module.estimator).__name__
         return f"{who} takes none: use an algorithm that does, such as DARTS"

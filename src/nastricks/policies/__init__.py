@@ -11,6 +11,9 @@ from nastricks.policies.grouped_softmax import GroupedSoftmax
 from nastricks.policies.gumbel import GumbelHard, GumbelSoftmax
 from nastricks.policies.independent import Independent
 from nastricks.policies.lstm_controller import LSTMController
+from nastricks.policies.monte_carlo_tree import MonteCarloTree
+from nastricks.policies.prioritised import Prioritised
+from nastricks.policies.rewarded import RewardedPolicy
 from nastricks.policies.sandwich import Sandwich
 from nastricks.policies.sequence import Rollout, Scored, SequencePolicy
 from nastricks.policies.sigmoid import BinaryConcrete, Sigmoid
@@ -43,7 +46,10 @@ __all__ = [
     "Independent",
     "LSTMController",
     "LinearTemperature",
+    "MonteCarloTree",
     "Policy",
+    "Prioritised",
+    "RewardedPolicy",
     "Rollout",
     "Scored",
     "SequencePolicy",

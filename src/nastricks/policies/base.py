@@ -95,6 +95,10 @@ class Policy(nn.Module, ABC):
                 scores[name][list(self.allowed[name])] = strength.cpu()
         return scores
 
+    def memory(self) -> dict[str, Tensor]:
+        """What it has learnt beside its parameters, by name; {} where there is no such thing."""
+        return {}
+
     def updated(self, moment: Moment) -> None:
         """What follows a step of the policy's optimizer [ProxylessNAS keeps the other paths' probabilities]."""
 
@@ -111,7 +115,7 @@ class Policy(nn.Module, ABC):
             raise InputError(f"options {kept} of {choice}: expected some of {self.allowed[choice]}")
         self.allowed[choice] = kept
 
-    def get_extra_state(self) -> dict[str, list[int]]:
+    def get_extra_state(self) -> dict[str, Any]:
         return {name: list(options) for name, options in self.allowed.items()}
 
     def set_extra_state(self, state: Any) -> None:

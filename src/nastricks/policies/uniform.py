@@ -1,7 +1,7 @@
 """Uniform single paths: SPOS (Guo et al. 2020, "Single Path One-Shot NAS with Uniform Sampling", section 3.2)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class UniformPath(Policy):
             total += math.log(odds[index] / sum(odds.values()))
         return torch.tensor(total)
 
-    def _odds(self, prefix: Architecture) -> dict[int, int]:
+    def _odds(self, prefix: Architecture) -> Mapping[int, float]:
         odds = self.space.odds(prefix, self.allowed)
         if not odds:
             name = self.space.choices[len(prefix)].name

@@ -7,8 +7,9 @@ from nastricks.search.local_search import LocalSearch
 from nastricks.search.optuna_search import NSGA2, TPE, pareto
 from nastricks.search.policy_search import PolicySearch
 from nastricks.search.random_search import RandomSearch
-from nastricks.search.reward import ObjectiveReward, Resource, Reward, SharedWeights, TableReward
+from nastricks.search.reward import ObjectiveReward, Reward, SharedWeights, TableReward
 from nastricks.search.trained_child import TrainedChild
+from nastricks.spaces import Resource
 
 __all__ = [
     "Hyperband",

@@ -50,6 +50,10 @@ class PolicySearch(SearchAlgorithm):
                 )
             self.policy: SequencePolicy = made
             self.estimator = estimator(made)
+        if self.estimator.resource is not None:
+            raise InputError(
+                "estimator.resource is for updates in a supernet's training: in a search, set search.reward.resource"
+            )
         own = self.estimator.configure_optimizer()
         self.optimizers: list[Optimizer] = [optimizer(self.policy.parameters()), *([] if own is None else [own])]
         self.updates = 0

@@ -19,7 +19,7 @@ from nastricks.rng import generator
 from nastricks.run import Run, calibration_of, load_run
 from nastricks.search.algorithm import Proposal
 from nastricks.search.engine import Engine
-from nastricks.spaces import Architecture, Cost, Space
+from nastricks.spaces import Architecture, Resource, Space
 from nastricks.table_files import locate_table
 
 Status = Literal["done", "diverged"]
@@ -51,36 +51,6 @@ class Setting:
     @property
     def spec(self) -> ImageSpec | None:
         return None if self.data is None else self.data.spec
-
-
-class Resource:
-    """Takes the cost of a child off its reward.
-
-    Args:
-        cost: "flops" or "params" of the child.
-        target: The cost aimed at, above 0.
-        weight: Factor of the term, at least 0.
-        kind: "excess": weight * max(0, cost/target - 1). "absolute": weight * abs(cost/target - 1), which also pulls
-            small children up (TuNAS: Bender et al. 2020, equation 3, whose beta is minus this weight).
-    """
-
-    def __init__(
-        self,
-        target: float,
-        weight: float = 0.1,
-        cost: Literal["flops", "params"] = "flops",
-        kind: Literal["excess", "absolute"] = "excess",
-    ) -> None:
-        if target <= 0:
-            raise InputError(f"reward.resource.target is {target}: expected a number above 0")
-        if weight < 0:
-            raise InputError(f"reward.resource.weight is {weight}: expected at least 0")
-        self.target, self.weight, self.cost, self.kind = target, weight, cost, kind
-
-    def term(self, cost: Cost) -> float:
-        """What is taken off, at least 0."""
-        over = getattr(cost, self.cost) / self.target - 1
-        return self.weight * (abs(over) if self.kind == "absolute" else max(0.0, over))
 
 
 class Reward(ABC):

@@ -14,7 +14,8 @@ from nastricks.recipe import with_seed
 from nastricks.run import Run, build, calibration_of
 from nastricks.search.algorithm import Proposal
 from nastricks.search.engine import Engine, Lost, Stopwatch
-from nastricks.search.reward import Measured, Resource, Reward, Setting, Status
+from nastricks.search.reward import Measured, Reward, Setting, Status
+from nastricks.spaces import Resource
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,16 +14,16 @@ class Sharing(ABC):
     groups, prefix sharing]. Copies may share modules: parameters that appear twice are optimised once.
     """
 
-    def check(self, runs_several: bool, policy: str) -> None:
-        """Refuse a policy that runs several options at once, where architectures have weights of their own.
+    def check(self, runs_several: bool, who: str) -> None:
+        """Refuse `who`, such as ``policy Softmax``, that runs several options at once, where children own weights.
 
         Raises:
             InputError: it does.
         """
         if runs_several:
             raise InputError(
-                f"sharing {type(self).__name__} gives architectures weights of their own, and policy {policy} runs "
-                "several options at once: use ShareAll, or a policy that runs one path"
+                f"sharing {type(self).__name__} gives architectures weights of their own, and {who} runs several "
+                "options at once: use ShareAll, or run one path at a time"
             )
 
     @abstractmethod
@@ -42,8 +42,8 @@ class Sharing(ABC):
 class ShareAll(Sharing):
     """One copy of the weights for every architecture: the plain supernet."""
 
-    def check(self, runs_several: bool, policy: str) -> None:
-        """Every policy works with one copy."""
+    def check(self, runs_several: bool, who: str) -> None:
+        """Everything works with one copy."""
 
     def networks(self, space: Space, spec: ImageSpec, allowed: Allowed) -> list[Network]:
         return [space.build(spec, allowed)]

@@ -1,6 +1,7 @@
 """Search spaces: what exists (DESIGN idea 1)."""
 
 from nastricks.spaces.base import Cost, Edge, Space
+from nastricks.spaces.child_costs import ChildCosts
 from nastricks.spaces.choices import Allowed, Architecture, Choice, Option
 from nastricks.spaces.darts import DARTS
 from nastricks.spaces.elastic import Elastic, ElasticStage
@@ -11,6 +12,7 @@ from nastricks.spaces.nasbench201 import NASBench201
 from nastricks.spaces.nasnet import NASNet
 from nastricks.spaces.network import Gate, GatedOps, Gates, Network, Plain, Segment
 from nastricks.spaces.option_costs import OptionCosts, option_costs
+from nastricks.spaces.resource import Resource
 from nastricks.spaces.sequence import SequenceSpace
 from nastricks.spaces.slimmable import Slimmable, SlimStage
 from nastricks.spaces.tabular import Tabular
@@ -21,6 +23,7 @@ __all__ = [
     "DARTS",
     "Allowed",
     "Architecture",
+    "ChildCosts",
     "Choice",
     "Cost",
     "Edge",
@@ -38,6 +41,7 @@ __all__ = [
     "Option",
     "OptionCosts",
     "Plain",
+    "Resource",
     "Segment",
     "SequenceSpace",
     "SlimStage",

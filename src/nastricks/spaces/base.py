@@ -237,7 +237,7 @@ def trainable(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def drawn(odds: Mapping[int, int], rng: torch.Generator) -> int:
+def drawn(odds: Mapping[int, float], rng: torch.Generator) -> int:
     """One of the options, in proportion to its odds; at least one option is needed."""
     options, weights = list(odds), list(odds.values())
     if len(set(weights)) == 1:
