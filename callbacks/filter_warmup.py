@@ -5,7 +5,6 @@ probability p, which falls from 1 to 0 over the first quarter of the search, a c
 The released code draws for each choice on its own, as here.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -47,7 +46,7 @@ class FilterWarmup(Trick):
     order = 5  # as op_warmup
     neutral = {"fraction": 0.0}
 
-    def __init__(self, fraction: float = 0.25, dimensions: Sequence[str] | None = None) -> None:
+    def __init__(self, fraction: float = 0.25, dimensions: list[str] | None = None) -> None:
         super().__init__()
         if not 0 <= fraction <= 1:
             raise InputError(f"filter_warmup.fraction is {fraction}: expected a number in [0, 1], such as 0.25")

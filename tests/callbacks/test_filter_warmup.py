@@ -18,17 +18,9 @@ from nastricks.policies import Sandwich, UniformPath
 from nastricks.recipe import resolve
 from nastricks.run import Run, build
 from nastricks.spaces import Elastic, Slimmable, Space, Tiny64
-from proofs.small_runs import difference_after_resuming, same
+from proofs.small_runs import SMALL, difference_after_resuming, same
 
 STEPS = 2000
-SMALL = {
-    "data.init_args.train_size": 128,
-    "data.init_args.search_size": 96,
-    "data.init_args.validation_size": 64,
-    "data.init_args.batch_size": 32,
-    "trainer.accelerator": "cpu",
-    "trainer.max_epochs": 2,
-}
 
 
 def acting(space: Space, fraction: float, dimensions: list[str] | None = None) -> tuple[FilterWarmup, UniformPath]:

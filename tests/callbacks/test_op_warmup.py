@@ -1,7 +1,6 @@
 """How often a choice has all options on, what then runs, and who refuses that."""
 
 import math
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -13,9 +12,10 @@ from nastricks.modules.schedule import remaining
 from nastricks.moment import Moment
 from nastricks.policies import UniformPath
 from nastricks.recipe import resolve
-from nastricks.run import Run, build
+from nastricks.run import build
 from nastricks.sharing import ShareAll
 from nastricks.spaces import Gate, Tiny64
+from proofs.small_runs import SMALL
 
 SPACE = Tiny64(channels=4)
 STEPS = 2000
@@ -108,19 +108,20 @@ def test_a_space_of_sizes_is_refused() -> None:
         run.fit()
 
 
-def test_a_one_level_policy_of_sampled_gates_learns_where_its_gates_ran(make: Callable[..., Run]) -> None:
-    """In the first step all of its gates are replaced, so that it has no gradient; later it has."""
-    changes = {
-        "model.init_args.policy.class_path": "nastricks.policies.GumbelHard",
-        "model.init_args.estimator.class_path": "nastricks.estimators.SingleLevel",
-        "trainer.max_steps": 1,
+@pytest.mark.parametrize(("steps", "learnt"), [(1, False), (-1, True)])
+def test_a_one_level_policy_of_sampled_gates_learns_where_its_gates_ran(steps: int, learnt: bool) -> None:
+    """In the first step all of its gates are replaced, so that it has no gradient; in the last it has."""
+    keys = {
+        **SMALL,
+        "model.init_args.policy": "nastricks.policies.GumbelHard",
+        "model.init_args.estimator": "nastricks.estimators.SingleLevel",
+        "tricks.op_warmup.fraction": 0.5,
+        "trainer.max_steps": steps,
     }
-    run = make("darts", {"op_warmup": {"fraction": 0.5}}, changes)
+    files = [f"recipes/{name}.yaml" for name in ("spaces/tiny64", "data/digits", "algorithms/darts")]
+    run = build(resolve(files, [f"--{key}={value}" for key, value in keys.items()]), None, quiet=True)
     run.fit()
-    assert all(p.grad is None for p in run.module.policy.parameters())
-    run = make("darts", {"op_warmup": {"fraction": 0.5}}, changes | {"trainer.max_steps": -1})
-    run.fit()
-    assert all(p.grad is not None for p in run.module.policy.parameters())
+    assert all((p.grad is not None) == learnt for p in run.module.policy.parameters())
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1])

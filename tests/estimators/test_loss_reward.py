@@ -1,6 +1,6 @@
 """What paths earn by their training loss, in whole runs too: it is remembered, and resumed to the last bit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -113,7 +113,7 @@ def test_it_learns_after_its_warm_up_from_the_losses_of_the_steps(policy: str) -
     average: float | None = None
     other = LossReward(MonteCarloTree(made.module.space) if policy == "MonteCarloTree" else Prioritised(SPACE))
     for seen in losses.seen[4:]:  # the first half is warm-up
-        (((architecture, loss),),) = (seen,)
+        ((architecture, loss),) = seen
         average = float(loss) if average is None else 0.99 * average + 0.01 * float(loss)
         assert architecture is not None
         other.policy.observe(architecture, average / float(loss))
@@ -140,7 +140,7 @@ def test_what_is_noted_is_the_mean_loss_of_each_set_of_gates() -> None:
     means: dict[int, list[float]] = {}
     for parts in (1, 2):
         keys = {"model.init_args.micro_batches": parts, "trainer.max_steps": 1}
-        files = ["spaces/tiny64", "data/digits", "algorithms/fairnas", "tricks/bn_affine"]
+        files = ["spaces/tiny64", "data/digits", "algorithms/fairnas"]
         overrides = [f"--{key}={value}" for key, value in {**SMALL, **keys}.items()]
         made, losses = build(resolve([f"recipes/{n}.yaml" for n in files], overrides), None, quiet=True), Losses()
         made.trainer.callbacks.append(losses)  # type: ignore[attr-defined]
@@ -185,7 +185,7 @@ def test_an_optimizer_without_parameters_is_refused_and_parameters_without_one()
         build(resolve(files, ["--model.init_args.policy_optimizer=null"]), None, quiet=True)
 
 
-def test_a_stage_takes_the_tree_of_an_earlier_one(tmp_path: Path, make: Callable[..., Run]) -> None:
+def test_a_stage_takes_the_tree_of_an_earlier_one(tmp_path: Path) -> None:
     first = run({"tricks.weight_warmup": "null"}, tmp_path / "first")
     first.fit()
     second = run({"model.init_args.policy_weights": tmp_path / "first"}, None)

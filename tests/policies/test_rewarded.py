@@ -18,8 +18,8 @@ from nastricks.spaces import DARTS, Architecture, Space, Tiny64
 
 SPACE = Tiny64(channels=4)
 MAKERS: dict[str, Callable[[Space], RewardedPolicy]] = {
-    "prioritised": lambda space: Prioritised(space, temperature=0.5),
-    "tree": lambda space: MonteCarloTree(space, temperature=0.5),
+    "prioritised": lambda space: Prioritised(space, temperature=0.1),
+    "tree": lambda space: MonteCarloTree(space, temperature=0.2),
 }
 every_policy = pytest.mark.parametrize("name", MAKERS)
 
@@ -40,7 +40,7 @@ def reward(architecture: Architecture) -> float:
 def taught(name: str, space: Space = SPACE, paths: int = 300) -> RewardedPolicy:
     policy = MAKERS[name](space)
     for number in range(paths):
-        architecture = UniformPath(space).space.sample(generator("taught", number))
+        architecture = space.sample(generator("taught", number))
         policy.observe(architecture, reward(architecture))
     return policy
 
