@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nastricks.derivations import Argmax, BestEdges, Derivation, Perturbation, Threshold
+from nastricks.derivations import Argmax, BestEdges, Derivation, Perturbation, Threshold, Trained
 from nastricks.errors import InputError
 from nastricks.files import write_text
 from nastricks.modules import SupernetModule
@@ -30,8 +30,11 @@ COMPARED = "BestEdges, `none` left out"
 
 
 def study(algorithms: Sequence[str], seeds: Sequence[int], epochs: int) -> pd.DataFrame:
-    """A row a supernet and rule: `same` is the share of choices as by `COMPARED`, `accuracy` that of the derived path
-    with shared weights on the validation split, `supernet` that under the policy's own gates; both calibrated."""
+    """A row a supernet and rule, empty where the rule's architecture is none of the space.
+
+    `same` is the share of choices as by `COMPARED`, `accuracy` that of the derived path with shared weights on the
+    validation split, `supernet` that under the policy's own gates; both calibrated.
+    """
     rows = []
     for algorithm in algorithms:
         for seed in seeds:
@@ -47,22 +50,35 @@ def _rows(algorithm: str, seed: int, epochs: int) -> list[dict[str, object]]:
     module, data = run.module, run.data
     assert isinstance(module, SupernetModule), "the stack names a search"
     trained = trained_supernet(module, data, dict)
-    found: dict[str, Architecture] = {name: rule.derive(trained) for name, rule in RULES.items()}
+    found = {name: _derived(rule, trained) for name, rule in RULES.items()}
+    published = found[COMPARED]
+    assert published is not None, "it always leaves a node its inputs"
     rows: list[dict[str, object]] = []
     for name, architecture in found.items():
+        if architecture is None:
+            rows.append({"algorithm": algorithm, "seed": seed, "rule": name})
+            continue
         own, path = discretisation_scores(module, data, architecture, "validation", CALIBRATION_BATCHES)
         rows.append(
             {
                 "algorithm": algorithm,
                 "seed": seed,
                 "rule": name,
-                "same": agreement(architecture, found[COMPARED]),
+                "same": agreement(architecture, published),
                 "skips": counts(module.space, architecture)["derived/skips"],
                 "accuracy": path.accuracy,
                 "supernet": own.accuracy,
             }
         )
     return rows
+
+
+def _derived(rule: Derivation, trained: Trained) -> Architecture | None:
+    """The architecture, or None where the rule's is none of the space."""
+    try:
+        return rule.derive(trained)
+    except InputError:
+        return None
 
 
 def page(found: pd.DataFrame, epochs: int) -> str:
@@ -74,13 +90,20 @@ def page(found: pd.DataFrame, epochs: int) -> str:
         f"Made by `make derivations`: `darts` with 4 channels and 3 cells on digits, {epochs} epochs, {seeds} seeds;",
         "every rule reads the same supernets. Same: the share of choices as by the published rule, the best two edges",
         "a node. Accuracy: of the derived path with the supernet's weights on 200 validation images, calibrated.",
-        "Mean ± standard deviation over seeds.",
+        "Mean ± standard deviation over seeds. A rule that keeps `none` may leave a node fewer inputs than the two",
+        "that the space demands: then it finds no architecture.",
         "",
         "| gates | rule | same as the best two edges | skips | accuracy of the path | of the supernet |",
         "|---|---|---|---|---|---|",
     ]
     for (algorithm, rule), rows in found.groupby(["algorithm", "rule"], sort=False):
-        cells = [f"{rows[c].mean():.2f} ± {rows[c].std():.2f}" for c in ("same", "skips", "accuracy", "supernet")]
+        known = rows.dropna()
+        if known.empty:
+            lines.append(f"| `{algorithm}` | {rule} | none of the space in {len(rows)} of {len(rows)} | | | |")
+            continue
+        cells = [f"{known[c].mean():.2f} ± {known[c].std():.2f}" for c in ("same", "skips", "accuracy", "supernet")]
+        if len(known) < len(rows):
+            cells[0] += f" (none of the space in {len(rows) - len(known)} of {len(rows)})"
         lines.append(f"| `{algorithm}` | {rule} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *_answer(found), ""])
 
