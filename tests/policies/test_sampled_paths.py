@@ -9,7 +9,7 @@ import torch
 from nastricks.data import ImageSpec
 from nastricks.errors import InputError
 from nastricks.moment import Moment
-from nastricks.policies import AllOptions, Policy, Sandwich, StrictFairness, Sweep
+from nastricks.policies import AllOptions, Policy, Sandwich, StrictFairness, Sweep, UniformPath
 from nastricks.spaces import (
     Allowed,
     Architecture,
@@ -117,6 +117,33 @@ def test_the_sandwich_is_the_largest_some_random_and_the_smallest(randoms: int, 
     assert len(middles) == (6 if randoms else 0)
     policy.restrict("width", [0, 1])
     assert paths(policy, 0)[0] == (1, 1)
+
+
+def test_the_ends_of_a_sandwich_can_be_named() -> None:
+    policy = Sandwich(SPACE, randoms=1, smallest="444", largest="333")
+    found = paths(policy, 5)
+    assert (found[0], found[-1], len(found)) == ((2, 2, 2), (3, 3, 3), 3)
+    assert [len(paths(Sandwich(SPACE, 3, False, "333"), step)) for step in range(3)] == [4, 4, 4]
+    policy.restrict("layer2", [0, 1])
+    with pytest.raises(InputError, match="Sandwich trains 333, and an option of it is not allowed"):
+        policy.propose(at(0))
+    with pytest.raises(InputError, match="layer1 of tiny64 has no order of sizes"):
+        Sandwich(SPACE, smallest=True, largest="333")
+    with pytest.raises(InputError, match="'99' is no architecture of tiny64"):
+        Sandwich(SPACE, largest="99", smallest=False)
+
+
+def test_several_uniform_paths_a_step() -> None:
+    one, four = UniformPath(SPACE), UniformPath(SPACE, paths=4)
+    seen: Counter[Architecture] = Counter()
+    for step in range(160):
+        found = paths(four, step)
+        assert len(found) == 4
+        assert found[0] == paths(one, step)[0]  # the first is that of a single path
+        seen.update(found)
+    assert len(seen) == 64
+    with pytest.raises(InputError, match=r"policy\.paths is 0"):
+        UniformPath(SPACE, paths=0)
 
 
 def test_a_sandwich_needs_an_order_of_sizes() -> None:

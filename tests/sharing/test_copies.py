@@ -152,3 +152,14 @@ def test_cells_are_blocks_too() -> None:
 def test_bad_input(make: Callable[[], object], words: str) -> None:
     with pytest.raises(InputError, match=words):
         make()
+
+
+def test_groups_by_chance_can_be_drawn_anew_for_every_run() -> None:
+    def drawn(seed: int) -> list[int]:
+        sharing = GroupSharing(8, "chance", seed=None)
+        with forked_rng(seed, "weights"):
+            sharing.networks(SPACE, SPEC, SPACE.all_options())
+        return [sharing.copy_of(child) for child in CHILDREN]
+
+    assert drawn(0) == drawn(0)
+    assert drawn(0) != drawn(1)

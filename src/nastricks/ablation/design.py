@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nastricks.ablation.questions import Question, check_questions, read_questions
 from nastricks.errors import InputError, unknown
 from nastricks.modules.registry import tricks as all_tricks
 from nastricks.recipe import read_yaml
@@ -13,7 +14,7 @@ from nastricks.recipe import read_yaml
 BASE = "base"
 KEYS = (
     "name", "description", "stack", "set", "tricks", "design", "arms", "interactions", "seeds", "metrics", "table",
-    "children", "threads", "truth_arm", "stages",
+    "children", "threads", "truth_arm", "stages", "questions",
 )  # fmt: skip
 DESIGNS = ("add_one", "leave_one_out", "cumulative", "factorial", "crossed")
 DEFAULT_METRICS = {"gt_tau": "max", "gt_tau_by_loss": "max", "p_at_10": "max", "derived_accuracy": "max"}
@@ -58,6 +59,12 @@ class Design:
     truth_arm: str | None = None
     stages: str | None = None
     left_out: tuple[str, ...] = ()
+    questions: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> list[Question]:
+        """What the trials are to answer beyond the effects of the arms."""
+        return read_questions(self.questions, next(iter(self.metrics)))
 
     @property
     def against(self) -> dict[str, str]:
@@ -102,6 +109,8 @@ def read_design(file: str | Path) -> Design:
     for metric, direction in metrics.items():
         if direction not in ("max", "min"):
             raise InputError(f"metric {metric} of {file} is {direction!r}: expected max or min, the better direction")
+    questions = content.get("questions") or {}
+    check_questions(read_questions(questions, next(iter(metrics)), str(file)), arms, metrics, str(file))
     return Design(
         name=str(content.get("name") or Path(file).stem),
         description=" ".join(str(content.get("description", "")).split()),
@@ -115,6 +124,7 @@ def read_design(file: str | Path) -> Design:
         children=str(content.get("children", "all")),
         truth_arm=_truth_arm(content, arms, str(file)),
         stages=content.get("stages"),
+        questions=questions,
     )
 
 

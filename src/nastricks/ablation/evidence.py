@@ -16,7 +16,7 @@ JUDGED = ["arm", "metric", "n", "mean", "difference", "ci_low", "ci_high", "p", 
 JUDGED += ["seconds_ratio", "seeds_needed", "verdict"]
 TRIAL_COLUMNS = ["arm", "seed", "status", "seconds", "peak_memory_mb"]
 # Columns of names: guessed types would make NaN of an arm called "null", and the number 12 of a child called "012".
-NAMES = ("arm", "metric", "status", "verdict", "architecture")
+NAMES = ("arm", "metric", "status", "verdict", "architecture", "trained", "series")
 
 
 # What an arm's result is read beside, in the order in which it is told.
@@ -106,6 +106,22 @@ class Evidence:
     def shared_training(self) -> dict[str, str]:
         """Arm -> the arm whose training it reuses."""
         return {t.arm: str(t.result["shared_training"]) for t in self.trials if t.result.get("shared_training")}
+
+    @property
+    def options(self) -> pd.DataFrame | None:
+        """The option that each architecture takes of each choice, by name, a row an architecture; None if unknown."""
+        file = self.folder / "options.csv"
+        if not file.is_file():
+            return None
+        return pd.read_csv(file, dtype=str, keep_default_na=False).set_index("architecture")
+
+    def table_of(self, arm: str, seed: int, name: str) -> pd.DataFrame | None:
+        """A CSV that a trial wrote, or the trial whose training it shares; None where there is none."""
+        for owner in (arm, self.shared_training.get(arm, arm)):
+            file = self.folder / "trials" / owner / f"seed={seed}" / name
+            if file.is_file():
+                return _read_table(file, [])
+        return None
 
     def scale(self, metric: str) -> dict[str, float]:
         """`scale` of the trials' results."""

@@ -98,6 +98,12 @@ def two_lines(arm: str) -> str:
     return escaped(arm).replace("+", "<br>+ ").replace(" x ", "<br>× ")
 
 
+def translucent(colour: str, opacity: float) -> str:
+    """A colour ``#rrggbb`` that lets through what lies below; `opacity` in [0, 1]."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity})"
+
+
 def figure(traces: Sequence[Any], height: int, **layout: Any) -> go.Figure:
     """A figure of `height` pixels, as wide as the page lets it be; `layout` wins over the common one."""
     base: dict[str, Any] = {

@@ -21,6 +21,7 @@ from plotly.offline import get_plotlyjs
 from nastricks.ablation.evidence import BASELINES, Evidence, read_evidence
 from nastricks.ablation.plot_style import VERDICTS, mark, number, p_value, ratio, seeds_needed
 from nastricks.ablation.plots import cost_bars, each_seed, forest
+from nastricks.ablation.questions import Answered, Question, answered
 from nastricks.ablation.training_plots import learning_curves, rank_scatter
 from nastricks.files import write_text
 
@@ -62,8 +63,8 @@ def render(evidence: Evidence) -> str:
     pages.policies["json.dumps_function"] = to_json_plotly
     pages.policies["json.dumps_kwargs"] = {}
     pages.filters.update(number=number, ratio=ratio, p_value=p_value, seeds_needed=seeds_needed)
-    pages.filters.update(mark=mark, breakable=_breakable, yaml=_as_yaml)
-    config = evidence.config
+    pages.filters.update(mark=mark, breakable=_breakable, yaml=_as_yaml, cell=_cell)
+    config, found = evidence.config, answered(evidence)
     trials_wanted = len(evidence.arms) * len(evidence.seeds)
     return pages.get_template("report.html").render(
         name=str(config.get("name") or evidence.folder.resolve().name),
@@ -73,7 +74,8 @@ def render(evidence: Evidence) -> str:
         wanted=trials_wanted,
         verdicts=VERDICTS,
         by_verdict=arms_by_verdict(evidence.shown_effects, evidence.primary),
-        panels={panel.key: panel for panel in panels(evidence)},
+        questions=found,
+        panels={panel.key: panel for panel in [*panels(evidence), *question_panels(found)]},
         cost=cost_table(evidence.done, list(evidence.arms)),
         failures=[trial for trial in evidence.trials if trial.error],
         command=command(config),
@@ -144,6 +146,13 @@ def panels(evidence: Evidence) -> list[Panel]:
     return [panel for panel in found if panel.variants]
 
 
+def question_panels(found: Sequence[tuple[Question, Answered]]) -> list[Panel]:
+    """A plot a question, with its figures to choose from."""
+    return [
+        Panel(f"question-{question.name}", "picture", answer.figures) for question, answer in found if answer.figures
+    ]
+
+
 def _forests(judged: pd.DataFrame, metrics: Mapping[str, str], against: str) -> dict[str, Any]:
     groups = {metric: judged[judged["metric"] == metric] for metric in metrics}
     return {m: forest(rows, m, metrics[m], against) for m, rows in groups.items() if len(rows)}
@@ -191,6 +200,15 @@ def _numbers(log: pd.DataFrame, column: str) -> bool:
 def _breakable(name: str) -> Markup:
     # A narrow column then breaks a long name at its joints, not in the middle of a word.
     return Markup("<wbr>").join(re.split(r"(?<=[+_])", str(name)))
+
+
+def _cell(value: Any) -> str:
+    """A cell of a question's table: numbers rounded, text as it is."""
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) >= 1):
+        return f"{int(value):,}".replace("-", "−")
+    return number(value)
 
 
 def _as_yaml(value: Any) -> str:

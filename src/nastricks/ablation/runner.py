@@ -13,8 +13,9 @@ import yaml
 
 from nastricks.ablation.answer import answer, how_well_each_ranks
 from nastricks.ablation.design import BASE, Arm
-from nastricks.ablation.evidence import TRIAL_COLUMNS, scale
+from nastricks.ablation.evidence import TRIAL_COLUMNS, read_evidence, scale
 from nastricks.ablation.plan import Plan
+from nastricks.ablation.questions import answered, write_answers
 from nastricks.ablation.report import write_report
 from nastricks.ablation.setting import Setting, shown_config, text_of
 from nastricks.ablation.statistics import judge
@@ -23,7 +24,9 @@ from nastricks.errors import InputError
 from nastricks.files import write_csv, write_json, write_text
 from nastricks.ranking.baselines import baselines, noise_ceiling
 from nastricks.ranking.metrics import ranking_metrics_by_accuracy_and_loss
+from nastricks.ranking.rank import picked
 from nastricks.recipe import locate
+from nastricks.run import build
 from nastricks.search.engine import Engine, Lost
 from nastricks.stages import Stages
 
@@ -39,6 +42,8 @@ def run_ablation(
         InputError: the folder holds another ablation.
     """
     _claim(planned, folder)
+    if any(question.needs_options for question in planned.design.asked):
+        _write_options(planned, folder)
     waiting = []
     for training in planned.trainings(folder):
         if all(finished(folder, arm, training.seed) is not None for arm in training.arms):
@@ -97,6 +102,7 @@ def _described(planned: Plan) -> dict[str, Any]:
         "against": design.against,
         "truth_arm": design.truth_arm,
         "interactions": [list(quadruple) for quadruple in design.interactions],
+        **({"questions": dict(design.questions)} if design.questions else {}),
         "stack": {_recipe_name(f): f.read_text() for f in files},
         "given": [
             *(part for f in planned.extra for part in ("-c", _recipe_name(locate(f)))),
@@ -106,6 +112,20 @@ def _described(planned: Plan) -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES}
         | {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"},
     }
+
+
+def _write_options(planned: Plan, folder: Path) -> None:
+    """Write ``options.csv``: the option that each ranked architecture takes of each choice."""
+    space = build(shown_config(planned.configs[BASE]), None, quiet=True).module.space
+    names = [choice.name for choice in space.choices]
+    rows = [
+        {
+            "architecture": space.format(architecture),
+            **{c.name: c.options[i].name for c, i in zip(space.choices, architecture, strict=True)},
+        }
+        for architecture in picked(space, planned.design.children, seed=0)
+    ]
+    write_csv(folder / "options.csv", pd.DataFrame(rows, columns=["architecture", *names]))
 
 
 def _recipe_name(path: Path) -> str:
@@ -200,6 +220,13 @@ def conclude(folder: Path) -> list[str]:
     sentences = answer(alone, crossed if quadruples else None, metrics, beside, against)
     if described.get("truth_arm") and primary in results:
         sentences.insert(1, how_well_each_ranks(results, primary, described["truth_arm"]))
+    if described.get("questions"):
+        found_answers = answered(read_evidence(folder))
+        asked = f"{described['name']} asks {len(found_answers)} questions of {len(present)} arms."
+        sentences = [
+            f"{asked} {sentences[-1]}",
+            *write_answers(found_answers, folder),
+        ]
     write_json(folder / "answer.json", sentences)
     write_report(folder)
     return sentences

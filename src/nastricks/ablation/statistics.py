@@ -228,6 +228,14 @@ def interactions(
     return _Results(results).contrast(terms, np.array([1.0, -1.0, -1.0, 1.0]), metrics, confidence)
 
 
+def comparisons(
+    results: pd.DataFrame, metrics: Metrics, pairs: Sequence[tuple[str, str]], confidence: float = 0.95
+) -> pd.DataFrame:
+    """The first arm of each pair against the second, as `effects`; `arm` says both, Holm runs over the pairs."""
+    terms = {f"{one} against {other}": (one, other) for one, other in pairs}
+    return _Results(results).contrast(terms, np.array([1.0, -1.0]), metrics, confidence)
+
+
 def judge(
     results: pd.DataFrame,
     metrics: Metrics,

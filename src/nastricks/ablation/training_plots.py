@@ -16,6 +16,7 @@ from nastricks.ablation.plot_style import (
     escaped,
     figure,
     number,
+    translucent,
     unit,
     x_axis,
 )
@@ -79,11 +80,6 @@ def _points(table: pd.DataFrame, score: str, text: list[str], name: str, marker:
     )
 
 
-def _translucent(colour: str) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.15)"
-
-
 def learning_curves(curves: Mapping[str, Sequence[pd.DataFrame]], column: str) -> go.Figure:
     """`column` over the epochs: a line an arm, the mean over its seeds, in the 95 % t interval of that mean.
 
@@ -111,7 +107,7 @@ def learning_curves(curves: Mapping[str, Sequence[pd.DataFrame]], column: str) -
                 x=[*time, *time[::-1]],
                 y=band,
                 fill="toself",
-                fillcolor=_translucent(colour),
+                fillcolor=translucent(colour, 0.15),
                 line={"width": 0},
                 mode="lines",
                 hoverinfo="skip",

@@ -72,6 +72,7 @@ class TensorDataModule(pl.LightningDataModule):
         flip: bool | None = None,
         seed: int = 0,
         split_seed: int = 0,
+        batches_seed: int | None = None,
     ) -> None:
         """Say what to read and how to cut it; nothing is read before `setup`.
 
@@ -92,6 +93,7 @@ class TensorDataModule(pl.LightningDataModule):
             flip: whether training images are mirrored at random.
             seed: keys the order of the batches and the augmentation.
             split_seed: keys which image is in which split.
+            batches_seed: keys the order and the augmentation in place of `seed`; None takes `seed`.
 
         Raises:
             InputError: a value is out of its range.
@@ -107,7 +109,7 @@ class TensorDataModule(pl.LightningDataModule):
         self.fraction = fraction
         self.crop_padding = default.crop_padding if crop_padding is None else crop_padding
         self.flip = default.flip if flip is None else flip
-        self.seed = seed
+        self.seed = seed if batches_seed is None else batches_seed
         self.split_seed = split_seed
         self._spec = ImageSpec(default.spec.channels, _side(resolution, default.spec.size), default.spec.classes)
         self._check()

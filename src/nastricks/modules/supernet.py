@@ -37,7 +37,10 @@ class SupernetModule(TrainingModule):
         auxiliary_weight: What the loss of an auxiliary head counts, at least 0, where the space builds one.
         gradient_clip_val: Largest norm of the weights' gradient; None does not clip.
         micro_batches: Parts in which a batch runs.
-        seed: Key of everything random, the initial weights included.
+        seed: Key of everything random, the initial weights included, but for what the next two name.
+        weights_seed: Key of the initial weights and of the policy's start; None takes `seed`.
+        paths_seed: Key of what is drawn at a step: paths, and what tricks draw; None takes `seed`. With `batches_seed`
+            of the data it lets one source of randomness vary while the others stay.
     """
 
     def __init__(
@@ -59,9 +62,12 @@ class SupernetModule(TrainingModule):
         gradient_clip_val: float | None = None,
         micro_batches: int = 1,
         seed: int = 0,
+        weights_seed: int | None = None,
+        paths_seed: int | None = None,
     ) -> None:
         sharing = sharing or ShareAll()
-        with forked_rng(seed, "policy"):
+        start = seed if weights_seed is None else weights_seed
+        with forked_rng(start, "policy"):
             made = policy(space)
             if policy_weights is not None:
                 load_policy(made, load_checkpoint(policy_weights)["state_dict"])
@@ -72,7 +78,7 @@ class SupernetModule(TrainingModule):
         made.check()
         derivation.check(space, made)
         sharing.check(made.mixed or made.weighted, f"policy {type(made).__name__}")
-        with forked_rng(seed, "weights"):
+        with forked_rng(start, "weights"):
             networks = sharing.networks(space, spec, made.allowed)
         if weights is not None:
             state = load_checkpoint(weights)["state_dict"]
@@ -93,6 +99,7 @@ class SupernetModule(TrainingModule):
             gradient_clip_val=gradient_clip_val,
             micro_batches=micro_batches,
             seed=seed,
+            paths_seed=paths_seed,
         )
         self.derivation, self.starts_from = derivation, weights
 

@@ -56,6 +56,7 @@ class TrainingModule(pl.LightningModule):
         micro_batches: Parts in which a batch runs, to save memory; gradients are those of the whole batch (but for
             batch norm, which sees a part at a time).
         seed: Key of everything random.
+        paths_seed: Key of what is drawn at a step: paths, and what tricks draw; None takes `seed`.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class TrainingModule(pl.LightningModule):
         gradient_clip_val: float | None,
         micro_batches: int,
         seed: int,
+        paths_seed: int | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
@@ -89,6 +91,7 @@ class TrainingModule(pl.LightningModule):
             _check_policy_optimizer(policy, policy_optimizer)
         self.automatic_optimization = False
         self.space, self.spec, self.seed = space, spec, seed
+        self.paths_seed = seed if paths_seed is None else paths_seed
         self.policy, self.sharing, self.estimator = policy, sharing, estimator
         # Channels last is the faster layout for convolutions, on the CPU (a quarter less for tiny64) and on GPUs.
         self.networks = nn.ModuleList(networks).to(memory_format=torch.channels_last)
@@ -159,7 +162,7 @@ class TrainingModule(pl.LightningModule):
         """The present moment, for a pass of the given role."""
         return Moment(
             role=role,
-            seed=self.seed,
+            seed=self.paths_seed,
             step=self.steps_seen,
             steps_per_epoch=self.steps_per_epoch,
             epochs=self.epochs,

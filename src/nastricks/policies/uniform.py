@@ -9,14 +9,34 @@ from torch import Tensor
 from nastricks.errors import InputError
 from nastricks.moment import Moment
 from nastricks.policies.base import Policy
-from nastricks.spaces import Architecture, Gate, Gates
+from nastricks.spaces import Architecture, Gate, Gates, Space
 from nastricks.spaces.base import drawn
 
 
 class UniformPath(Policy):
-    """One architecture a step, each as likely as another among those with allowed options. It has no parameters."""
+    """One architecture a step, each as likely as another among those with allowed options. It has no parameters.
+
+    Args:
+        space: The space whose choices are gated.
+        paths: Architectures a step, at least 1; the gradients of several are added up.
+
+    Raises:
+        InputError: `paths` is below 1.
+    """
+
+    def __init__(self, space: Space, paths: int = 1) -> None:
+        super().__init__(space)
+        if paths < 1:
+            raise InputError(f"policy.paths is {paths}: expected at least 1")
+        self.paths = paths
 
     def propose(self, moment: Moment) -> Sequence[Gates]:
+        return [
+            self._path(moment.at(gate_set=moment.gate_set + number) if number else moment)
+            for number in range(self.paths)
+        ]
+
+    def _path(self, moment: Moment) -> Gates:
         rng = moment.generator("path")
         gates: dict[str, Gate] = {}
         prefix: Architecture = ()
@@ -24,7 +44,7 @@ class UniformPath(Policy):
             index = drawn(self._odds(prefix), rng)
             gates[choice.name] = Gate(active=(index,))
             prefix += (index,)
-        return [gates]
+        return gates
 
     def log_prob(self, architecture: Architecture) -> Tensor:
         total = 0.0

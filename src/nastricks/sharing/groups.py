@@ -7,7 +7,7 @@ import torch
 
 from nastricks.data.batch import ImageSpec
 from nastricks.errors import InputError
-from nastricks.rng import generator
+from nastricks.rng import generator, inherited_seed
 from nastricks.sharing.base import Sharing
 from nastricks.spaces import Allowed, Architecture, Network, Space
 
@@ -32,14 +32,14 @@ class GroupSharing(Sharing):
     Args:
         groups: m, at least 1, or the groups themselves as lists of architectures, which must cover the space.
         by: ``similarity`` takes consecutive slices of the lexicographic order, as the paper; ``chance`` a keyed draw.
-        seed: Key of the draw.
+        seed: Key of the draw; None draws it from the run's own, so that the instances of an ablation draw apart.
 
     Raises:
         InputError: a number below 1 or above that of the architectures, or groups that leave a child out or hold it
             twice.
     """
 
-    def __init__(self, groups: int | list[list[str]] = 2, by: str = "similarity", seed: int = 0) -> None:
+    def __init__(self, groups: int | list[list[str]] = 2, by: str = "similarity", seed: int | None = 0) -> None:
         if isinstance(groups, int) and groups < 1:
             raise InputError(f"sharing.groups is {groups}: expected at least 1")
         if by not in ("similarity", "chance"):
@@ -67,7 +67,7 @@ class GroupSharing(Sharing):
                     "expected at most one group for each"
                 )
             if self.by == "chance":
-                rng = generator(self.seed, "groups")
+                rng = generator(inherited_seed(self.seed), "groups")
                 children = [children[i] for i in torch.randperm(len(children), generator=rng).tolist()]
             return slices(children, self.groups)
         named = [[space.parse(text) for text in group] for group in self.groups]

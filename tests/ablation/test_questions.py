@@ -1,0 +1,330 @@
+"""Questions of an ablation: each kind against numbers known beforehand, bad YAML in one sentence, and the page."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from scipy import stats
+
+from nastricks.ablation.design import read_design
+from nastricks.ablation.evidence import Evidence, read_evidence
+from nastricks.ablation.questions import Answered, answered, write_answers
+from nastricks.ablation.questions.agreement import Taus
+from nastricks.ablation.questions.base import Interval, jackknife, over_seeds
+from nastricks.ablation.questions.favours import correlation, partial_correlation
+from nastricks.ablation.questions.interference import by_distance, changes, saw_tooth
+from nastricks.ablation.report import write_report
+from nastricks.errors import InputError
+from nastricks.ranking.metrics import GTTauMeanK, GTTauStdK, kendall_tau, s_tau
+from nastricks.rng import generator
+
+CHILDREN = ["".join(code) for code in itertools.product("1234", repeat=3)]
+OPERATIONS = {"1": "pool", "2": "sep3", "3": "sep5", "4": "identity"}
+TRUTH = np.array([0.5 + 0.001 * (7 * i % 64) for i in range(64)])
+PARAMS = np.array([10.0 * sum(map(int, child)) for child in CHILDREN])
+
+
+def noise(*key: object, n: int = 64) -> np.ndarray[Any, Any]:
+    return np.asarray(torch.randn(n, generator=generator(*key), dtype=torch.float64).numpy())
+
+
+def ablation(
+    folder: Path,
+    scores: dict[str, list[np.ndarray[Any, Any]]],
+    questions: dict[str, Any],
+    metrics: dict[str, list[float]] | None = None,
+) -> Evidence:
+    """A finished ablation with these accuracies of 64 children, an arm and seed; gt_tau is theirs unless given."""
+    rows = []
+    for arm, instances in scores.items():
+        for seed, accuracy in enumerate(instances):
+            run = folder / "trials" / arm / f"seed={seed}"
+            run.mkdir(parents=True)
+            table = {"architecture": CHILDREN, "accuracy": accuracy, "loss": 1 - accuracy, "params": PARAMS}
+            pd.DataFrame({**table, "flops": PARAMS**2, "truth": TRUTH}).to_csv(run / "ranking.csv", index=False)
+            tau = metrics[arm][seed] if metrics else kendall_tau(accuracy, TRUTH)
+            result = {"arm": arm, "seed": seed, "status": "done", "seconds": 1.0, "metrics": {"gt_tau": tau}}
+            result |= {"baselines": {"params": {"gt_tau": 0.55}}, "noise_ceiling": 0.9, "peak_memory_mb": 1.0}
+            (run / "result.json").write_text(json.dumps(result))
+            rows.append({key: result[key] for key in ("arm", "seed", "status", "seconds")} | {"gt_tau": tau})
+    pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
+    options = {"architecture": CHILDREN}
+    options |= {f"layer{i + 1}": [OPERATIONS[child[i]] for child in CHILDREN] for i in range(3)}
+    pd.DataFrame(options).to_csv(folder / "options.csv", index=False)
+    config = {"name": "study", "metrics": {"gt_tau": "max"}, "seeds": list(range(len(next(iter(scores.values())))))}
+    config |= {"arms": {arm: {} for arm in scores}, "questions": questions}
+    (folder / "ablation.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return read_evidence(folder)
+
+
+def only(evidence: Evidence) -> Answered:
+    ((_, answer),) = answered(evidence)
+    return answer
+
+
+def test_the_jackknife_of_a_mean_is_the_t_interval() -> None:
+    values = [0.3, 0.5, 0.4, 0.9]
+    interval = jackknife(values, lambda chosen: float(np.mean(chosen)))
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert interval == pytest.approx(over_seeds(values))
+    assert (interval.low, interval.high) == pytest.approx((low, high))
+    assert interval.n == 4
+    assert not np.isfinite(jackknife(values[:2], lambda chosen: float(np.mean(chosen))).low)
+
+
+def test_outcomes_need_the_whole_interval_on_one_side() -> None:
+    assert Interval(0.2, 0.1, 0.3, 5).outcome == "higher"
+    assert Interval(-0.2, -0.3, -0.1, 5).outcome == "lower"
+    assert Interval(0.2, -0.1, 0.3, 5).outcome == "unclear"
+    assert over_seeds([0.2]).outcome == "unclear"
+
+
+def test_stability_is_s_tau_with_the_truth_beside_it(tmp_path: Path) -> None:
+    steady = [TRUTH + 0.001 * noise("steady", i) for i in range(5)]
+    loose = [TRUTH + 0.05 * noise("loose", i) for i in range(5)]
+    question = {"kind": "stability", "asks": "How stable?", "sources": {"all": "base", "little": "held"}}
+    answer = only(ablation(tmp_path, {"base": loose, "held": steady}, {"stable": question}))
+    (table,) = answer.tables.values()
+    assert table["S-Tau"].tolist() == pytest.approx([s_tau(loose), s_tau(steady)])
+    assert table["GT-Tau"].iloc[0] == pytest.approx(np.mean([kendall_tau(own, TRUTH) for own in loose]))
+    assert (table["low"] < table["S-Tau"]).all()
+    pairs = [kendall_tau(a, b) for a, b in itertools.combinations(loose, 2)]
+    assert (table["least"].iloc[0], table["most"].iloc[0]) == pytest.approx((min(pairs), max(pairs)))
+    assert "little +" in answer.lines[1]  # it moves the ranking less
+    assert answer.lines[-1] == "For scale, gt_tau: parameters 0.550, noise ceiling 0.900."
+
+
+def comparison(**more: Any) -> dict[str, Any]:
+    said = {"higher": "Yes", "lower": "No", "unclear": "Not shown"}
+    return {"kind": "compare", "asks": "Better?", "pairs": [["a", "b"], ["c", "d"]], "answers": said, **more}
+
+
+def compared(folder: Path, values: dict[str, list[float]], **more: Any) -> Answered:
+    scores = {arm: [TRUTH] * 5 for arm in values}
+    return only(ablation(folder, scores, {"q": comparison(**more)}, values))
+
+
+def test_pairs_are_judged_apart_and_on_average(tmp_path: Path) -> None:
+    wiggle = [0.0, 0.01, -0.01, 0.02, -0.02]
+    values = {
+        "base": [0.5] * 5,
+        "a": [0.7 + w for w in wiggle],
+        "b": [0.6] * 5,
+        "c": [0.53 - w for w in wiggle],
+        "d": [0.5] * 5,
+    }
+    answer = compared(tmp_path, values)
+    assert answer.decides == pytest.approx(Interval(0.065, 0.065, 0.065, 5))  # the wiggles cancel, seed by seed
+    assert answer.lines[0].startswith("Yes (+0.065")
+    judged = answer.tables["differences, same seeds, Holm over these pairs"].set_index("pair")
+    assert judged["difference"].to_dict() == pytest.approx({"a against b": 0.1, "c against d": 0.03})
+    assert judged["verdict"].to_dict() == {"a against b": "helps", "c against d": "helps"}
+    t = 0.03 / (np.std(wiggle, ddof=1) / np.sqrt(5))
+    assert judged.loc["c against d", "p_holm"] == pytest.approx(2 * stats.t.sf(t, 4))  # the larger p stays
+    assert compared(tmp_path / "2", values, decides="c against d").lines[0].startswith("Yes (+0.030")
+
+
+def test_a_line_has_a_slope_a_step(tmp_path: Path) -> None:
+    values = {arm: [0.5 - 0.02 * i + 0.001 * s for s in range(5)] for i, arm in enumerate(("base", "a", "b", "c", "d"))}
+    line = {1: "base", 2: "a", 4: "b", 8: "c", 16: "d"}
+    answer = compared(tmp_path, values, lines={"groups": line}, x="doublings", decides="groups", pairs=[])
+    assert answer.lines[0] == "No (−0.020 (−0.020 to −0.020, n 5))."
+    assert "groups: gt_tau changes by −0.020" in answer.lines[1]
+    assert set(answer.figures) == {"lines", "arms"}
+    assert list(answer.figures["lines"].data[0].x) == ["1", "2", "4", "8", "16"]
+
+
+def test_published_figures_stand_beside_the_measured_ones(tmp_path: Path) -> None:
+    values = {arm: [0.5, 0.6] for arm in ("base", "a", "b", "c", "d")}
+    answer = compared(tmp_path, values, published={"a": 0.343}, lines={"m": {1: "a", 2: "b", 3: "c"}})
+    table = next(iter(answer.tables.values())).set_index("arm")
+    assert table.loc["a", "published"] == 0.343
+    assert np.isnan(table.loc["b", "published"])
+    assert [trace.name for trace in answer.figures["lines"].data] == ["m", "m, published"]
+
+
+def test_agreement_compares_different_seeds_alone(tmp_path: Path) -> None:
+    scores = {arm: [TRUTH + 0.02 * noise(arm, s) for s in range(3)] for arm in ("base", "long")}
+    question = {"kind": "agreement", "asks": "Predicts?", "rankings": {"10": "base", "20": "long"}}
+    evidence = ablation(tmp_path, scores, {"budgets": question})
+    taus = Taus(evidence, {"10": "base", "20": "long"})
+    assert taus.between("10", "10").mean == pytest.approx(s_tau(scores["base"]))
+    pairs = [kendall_tau(scores["base"][a], scores["long"][b]) for a in range(3) for b in range(3) if a != b]
+    assert taus.between("10", "20").mean == pytest.approx(np.mean(pairs))
+    assert taus.between("20", "truth").mean == pytest.approx(np.mean([kendall_tau(s, TRUTH) for s in scores["long"]]))
+    (grid,) = answered(evidence)[0][1].figures.values()
+    assert list(grid.data[0].x) == ["10", "20", "truth"]
+    assert grid.data[0].z[0][1] == grid.data[0].z[1][0]
+
+
+def test_a_taste_is_found_and_regression_to_the_mean_is_not_one(tmp_path: Path) -> None:
+    question = {"kind": "favours", "asks": "What?", "arm": "base"}
+    bonus = np.array([0.03 * child.count("3") for child in CHILDREN])
+    tasteful = [TRUTH + bonus + 0.005 * noise("taste", s) for s in range(6)]
+    answer = only(ablation(tmp_path / "taste", {"base": tasteful}, {"q": question}))
+    (table,) = answer.tables.values()
+    table = table.set_index("feature")
+    assert table.loc["number of sep5", "at equal true rank"] > 0.8
+    assert table["at equal true rank"].idxmax() == "number of sep5"
+    assert "number of sep5" in answer.lines[0]
+    assert {f"layer{i} {option}" for i in (1, 2, 3) for option in OPERATIONS.values()} <= set(table.index)
+    ignorant = [noise("ignorant", s) for s in range(6)]
+    answer = only(ablation(tmp_path / "none", {"base": ignorant}, {"q": question}))
+    assert answer.lines[0].startswith("No taste of the supernet's own is shown")
+
+
+def test_partial_correlation_is_that_of_what_regression_leaves() -> None:
+    x, y, z = noise("x"), noise("y"), noise("z")
+    x, y = x + z, y - 0.5 * z + 0.3 * x
+    left = [values - np.polyval(np.polyfit(z, values, 1), z) for values in (x, y)]
+    assert partial_correlation(x, y, z) == pytest.approx(np.corrcoef(*left)[0, 1])
+    assert correlation(x, y) == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert correlation(x, np.ones(64)) == 0
+
+
+def log_of(names: list[str], after: np.ndarray[Any, Any]) -> pd.DataFrame:
+    """An interference.csv: before, all losses are 1; then `after` (trained, scored)."""
+    rows = [("", name, 0.5, 1.0) for name in names]
+    rows += [(a, b, 0.5, after[i, j]) for i, a in enumerate(names) for j, b in enumerate(names)]
+    return pd.DataFrame(rows, columns=["trained", "architecture", "accuracy", "loss"])
+
+
+def test_interference_by_hand(tmp_path: Path) -> None:
+    names = ["111", "112", "122", "222"]
+    after = np.array([[0.6, 0.9, 1.1, 1.2], [0.9, 0.6, 0.9, 1.1], [1.1, 0.9, 0.6, 0.9], [1.2, 1.1, 0.9, 0.6]])
+    grid = changes(log_of(names, after), "loss")
+    assert grid.to_numpy() == pytest.approx(after - 1)
+    options = pd.DataFrame({f"layer{i}": [name[i] for name in names] for i in range(3)}, index=names)
+    found = by_distance([grid, grid], options)
+    means = {what: interval.mean for what, interval in found.items()}
+    assert means["the child itself"] == pytest.approx(-0.4)
+    assert means["differ in 1 of 3 choices"] == pytest.approx(-0.1)
+    assert means["differ in 2 of 3 choices"] == pytest.approx(0.1)
+    assert means["differ in 3 of 3 choices"] == pytest.approx(0.2)
+    question = {"kind": "interference", "asks": "Raise or lower?", "arm": "base"}
+    evidence = ablation(tmp_path, {"base": [TRUTH, TRUTH]}, {"q": question})
+    for seed in (0, 1):
+        log_of(names, after).to_csv(tmp_path / f"trials/base/seed={seed}/interference.csv", index=False)
+    answer = only(evidence)
+    assert "changes its own loss by −0.400" in answer.lines[0]
+    assert "0.500 (0.500 to 0.500, n 2) of the other children get worse" in answer.lines[0]
+    assert answer.figures["change of loss (nats)"].data[0].z.shape == (4, 4)
+
+
+def test_a_saw_tooth_is_read_off_a_fixed_order() -> None:
+    rows = []
+    for step in range(65, 65 + 128):  # batch number `step`, counted from 1, trained child (step - 1) mod 64
+        for place, child in enumerate(CHILDREN):
+            age = (step - 1 - place) % 64
+            rows.append((step, child, 0.8 + 0.001 * place - 0.002 * age, 0.5 + 0.01 * age))
+    tooth = saw_tooth(pd.DataFrame(rows, columns=["step", "architecture", "accuracy", "loss"]))
+    assert list(tooth.index) == list(range(64))
+    assert np.diff(tooth["accuracy"]) == pytest.approx(-0.002)
+    assert np.diff(tooth["loss"]) == pytest.approx(0.01)
+
+
+def test_the_last_moments_agree_with_the_metrics(tmp_path: Path) -> None:
+    question = {"kind": "over_time", "asks": "Steady?", "arm": "base", "k": 4}
+    evidence = ablation(tmp_path, {"base": [TRUTH, TRUTH]}, {"q": question})
+    for seed in (0, 1):
+        rows = [
+            (step, step / 10, "last batches", child, accuracy)
+            for step in range(1, 7)
+            for child, accuracy in zip(CHILDREN, TRUTH + 0.02 * noise("time", seed, step), strict=True)
+        ]
+        log = pd.DataFrame(rows, columns=["step", "epoch", "series", "architecture", "accuracy"])
+        log.to_csv(tmp_path / f"trials/base/seed={seed}/ranking_over_time.csv", index=False)
+    answer = only(evidence)
+    (table,) = answer.tables.values()
+    mean, spread, instances = [], [], []
+    for seed in (0, 1):
+        average, deviation = GTTauMeanK(4), GTTauStdK(4)
+        rankings = [TRUTH + 0.02 * noise("time", seed, step) for step in range(1, 7)]
+        for ranking in rankings:
+            average.update(torch.tensor(ranking), torch.tensor(TRUTH))
+            deviation.update(torch.tensor(ranking), torch.tensor(TRUTH))
+        mean.append(float(average.compute()))
+        spread.append(float(deviation.compute()))
+        instances.append(s_tau(rankings[-4:]))
+    expected = [np.mean(mean), np.mean(spread), np.mean(instances)]
+    assert table["mean"].tolist() == pytest.approx(expected, abs=1e-6)
+    lines = {trace.name for trace in answer.figures["the last batches"].data}
+    assert lines == {"GT-Tau", "tau with the last of these moments", "S-Tau among trainings"}
+
+
+def test_a_question_without_trials_says_so(tmp_path: Path) -> None:
+    kinds: dict[str, dict[str, Any]] = {
+        "stability": {"sources": {"all": "late"}},
+        "compare": {"pairs": [["late", "later"]]},
+        "agreement": {"rankings": {"a": "late", "b": "later"}},
+        "favours": {"arm": "late"},
+        "over_time": {"arm": "late"},
+        "interference": {"arm": "late", "fixed_order": "later"},
+    }
+    questions = {kind: {"kind": kind, "asks": "Yet?", **own} for kind, own in kinds.items()}
+    evidence = ablation(tmp_path, {"base": [TRUTH]}, questions)
+    found = answered(evidence)
+    assert {answer.lines[0] for _, answer in found} == {"No trial that answers this is done yet."}
+    assert len(write_answers(found, tmp_path)) == len(kinds)
+
+
+def test_the_page_and_the_tables_hold_the_answers(tmp_path: Path) -> None:
+    arms = {"base": 0.01, "held": 0.05}
+    scores = {arm: [TRUTH + size * noise(arm, s) for s in range(3)] for arm, size in arms.items()}
+    asks = "How <stable> is it?"
+    question = {"kind": "stability", "asks": asks, "sources": {"all": "base", "<b>held</b>": "held"}, "note": "A note."}
+    evidence = ablation(tmp_path, scores, {"stable": question})
+    (sentence,) = write_answers(answered(evidence), tmp_path)
+    assert sentence.startswith(asks)
+    assert list(pd.read_csv(tmp_path / "questions/stable.csv")["what differs"]) == ["all", "<b>held</b>"]
+    page = write_report(tmp_path).read_text()
+    assert "How &lt;stable&gt; is it?" in page
+    assert "A note." in page
+    assert '"question-stable"' in page
+
+
+BAD = {
+    "kind": ({"kind": "stabilty"}, "unknown kind of question q of .*: 'stabilty': did you mean 'stability'"),
+    "key": ({"sorces": {}}, "unknown key of question q of .* 'sorces': did you mean 'sources'"),
+    "missing": ({"sources": None, "drop": "sources"}, "lacks sources: a question of kind stability needs it"),
+    "arm": ({"sources": {"all": "bse"}}, "unknown arm in question q of .* 'bse': did you mean 'base'"),
+    "metric": ({"metric": "gt_taw"}, "unknown metric in question q of .* 'gt_taw': did you mean 'gt_tau'"),
+    "answers": ({"answers": {"yes": "Yes"}}, r"answers of question q of .* are \['yes'\]: expected higher, lower"),
+    "published": ({"published": {"bse": 0.4}}, "unknown arm in question q of .* 'bse'"),
+    "pairs": ({"kind": "compare", "drop": "sources"}, "question q compares nothing: give pairs, or lines of arms"),
+    "decides": (
+        {"kind": "compare", "drop": "sources", "pairs": [["sam", "base"]], "decides": "x", "answers": "three"},
+        "question q decides by 'x': expected one of pairs, sam against base",
+    ),
+    "rankings": ({"kind": "agreement", "drop": "sources", "rankings": {"a": "base"}}, "names 1 rankings: expected at"),
+    "predicts": (
+        {"kind": "agreement", "drop": "sources", "rankings": {"a": "base", "b": "sam"}, "predicts": ["a", "c"]},
+        "question q predicts 'c': expected one of a, b",
+    ),
+    "k": ({"kind": "over_time", "drop": "sources", "arm": "base", "k": 1}, "question q has k 1: expected at least 2"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_questions_are_refused_in_a_sentence(case: str, tmp_path: Path) -> None:
+    changed, message = BAD[case]
+    question: dict[str, Any] = {"kind": "stability", "asks": "How stable?", "sources": {"all": "base"}, **changed}
+    for key in ("drop", question.get("drop")):
+        question.pop(str(key), None)
+    if question.get("answers") == "three":
+        question["answers"] = {"higher": "Yes", "lower": "No", "unclear": "Not shown"}
+    content = {
+        "stack": ["recipes/spaces/tiny64.yaml"],
+        "seeds": 1,
+        "arms": {"sam": ["sam"]},
+        "questions": {"q": question},
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match=message):
+        read_design(tmp_path / "study.yaml")
