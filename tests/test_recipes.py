@@ -1,5 +1,6 @@
 """Every shipped recipe is found by walking the tree, says what it is, and takes two steps."""
 
+import itertools
 import json
 import os
 import re
@@ -8,10 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import yaml
 
+from nastricks.ablation.design import read_design
+from nastricks.ablation.plan import plan
 from nastricks.cli import main
 from nastricks.commands.listing import KINDS_OF_RECIPES
 from nastricks.data import CIFAR10, CIFAR100, MNIST, FashionMNIST, RawImages, TensorDataModule
@@ -28,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.Jsonar
 RECIPES = Path(__file__).parent.parent / "recipes"
 FOUND = sorted(RECIPES.rglob("*.yaml"))
 COUNTS = {
-    "ablations": 12,
+    "ablations": 14,
     "algorithms": 40,
     "child": 10,
     "data": 6,
@@ -52,6 +56,8 @@ ARMS = {
     "quickstart_darts": 4,
     "search_depth": 3,
     "spos_tricks": 10,
+    "weight_sharing": 44,
+    "weight_sharing_cifar10": 44,
 }
 ALGORITHMS = {path.stem for path in (RECIPES / "algorithms").glob("*.yaml")}
 SAMPLED = {"bender_oneshot", "enas", "fairnas", "mct_sampling", "spos", "tunas"}
@@ -370,7 +376,58 @@ def test_spaces_without_a_network_are_searched(path: Path, tmp_path: Path) -> No
     assert main(["search", *told, "--search.evaluations=5", "--out", str(tmp_path / "out")]) == 0
 
 
-@of_kind("ablations")
+STUDIES = ("weight_sharing", "weight_sharing_cifar10")
+# An arm of each kind, and the steps of their own that several paths a step or another batch size give them.
+STUDY_ARMS = ("other_paths", "similar_2", "chance_2", "prefix_1", "watched", "fixed_order", "sandwich", "four_paths")
+STUDY_ARMS += ("largest_too", "no_calibration")
+
+
+def small_study(content: dict[str, Any]) -> dict[str, Any]:
+    """Some arms of a study, the questions that these answer, and children few enough to score often."""
+    arms = {name: json.loads(json.dumps(content["arms"][name])) for name in STUDY_ARMS}
+    for arm in arms.values():
+        arm.get("set", {}).pop("trainer.max_epochs", None)
+        for callback in arm.get("set", {}).get("trainer.callbacks", []):
+            callback["init_args"] |= {"children": "4", "calibration_batches": 1}
+            callback["init_args"] |= (
+                {"last_epochs": 1, "last_steps": 2} if "last_steps" in callback["init_args"] else {}
+            )
+    kept = ("stability", "over_time", "interference", "calibration", "favours", "sandwich")
+    questions = {name: content["questions"][name] for name in kept}
+    questions["stability"]["sources"] = {"all three": "base", "paths": "other_paths"}
+    return {**content, "arms": arms, "questions": questions}
+
+
+@of_kind("ablations", only=lambda path: path.stem in STUDIES)
+def test_studies(path: Path, tmp_path: Path, drawn: Callable[[type[TensorDataModule]], None]) -> None:
+    """Every arm resolves and is accepted; some of them run, and the questions that they answer are answered."""
+    content, given = yaml.safe_load(path.read_text()), {}
+    if "table" in content:
+        drawn(CIFAR10)
+        codes = ["".join(code) for code in itertools.product("1234", repeat=3)]
+        rows = [f"{code},0.{70 + i % 20},0.{71 + i % 19}" for i, code in enumerate(codes)]
+        (tmp_path / "table.csv").write_text("\n".join(["architecture,accuracy_0,accuracy_1", *rows]))
+        given = {"table": str(tmp_path / "table.csv")}
+        content["set"]["space.init_args.cells"] = 1
+        content["set"]["data.init_args.root"] = str(tmp_path)
+    content = {**shrunk(content), **given}
+    (tmp_path / "whole.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    planned = plan(read_design(tmp_path / "whole.yaml"), tmp_path / "whole.yaml")
+    assert len(planned.configs) == ARMS[path.stem]
+    assert yaml.safe_load(path.read_text())["seeds"] >= 5
+    small = {**small_study(content), "seeds": 2}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small, sort_keys=False))
+    assert main(["ablate", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "out")]) == 0
+    results = pd.read_csv(tmp_path / "out/results.csv")
+    assert set(results["status"]) == {"done"}
+    assert len(results) == 2 * (1 + len(STUDY_ARMS))
+    said = json.loads((tmp_path / "out/answer.json").read_text())
+    assert len(said) == 1 + len(small["questions"])
+    assert not [line for line in said if "No trial" in line]
+    assert {p.stem for p in (tmp_path / "out/questions").glob("*.csv")} >= set(small["questions"])
+
+
+@of_kind("ablations", only=lambda path: path.stem not in STUDIES)
 def test_ablations(path: Path, tmp_path: Path) -> None:
     """One seed; the seeds and arms that are shipped are counted first."""
     content = yaml.safe_load(path.read_text())

@@ -223,7 +223,7 @@ def test_a_saw_tooth_is_read_off_a_fixed_order() -> None:
         for place, child in enumerate(CHILDREN):
             age = (step - 1 - place) % 64
             rows.append((step, child, 0.8 + 0.001 * place - 0.002 * age, 0.5 + 0.01 * age))
-    tooth = saw_tooth(pd.DataFrame(rows, columns=["step", "architecture", "accuracy", "loss"]))
+    tooth = saw_tooth(pd.DataFrame(rows, columns=["step", "architecture", "accuracy", "loss"]), CHILDREN)
     assert list(tooth.index) == list(range(64))
     assert np.diff(tooth["accuracy"]) == pytest.approx(-0.002)
     assert np.diff(tooth["loss"]) == pytest.approx(0.01)

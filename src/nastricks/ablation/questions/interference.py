@@ -83,7 +83,9 @@ class Interference(Question):
         for seed in rankings_of(evidence, self.fixed_order):
             log = evidence.table_of(self.fixed_order, seed, OVER_TIME)
             if log is not None and (log["series"] == SERIES).any():
-                found.append(saw_tooth(log[log["series"] == SERIES]))
+                own = log[log["series"] == SERIES]
+                names = sorted(own["architecture"].unique())
+                found.append(saw_tooth(own, names if evidence.options is None else list(evidence.options.index)))
         return found
 
     def _saw(
@@ -98,11 +100,11 @@ class Interference(Question):
             own = pd.concat([tooth[column] for tooth in teeth], axis=1)
             ages = {int(age): over_seeds(values.dropna()) for age, values in own.iterrows()}  # type: ignore[call-overload]
             figures[f"saw-tooth: {column}"] = profile(ages, "batches since the child was trained itself", column)
-            last = own.index.max()
-            drop = over_seeds(own.loc[last] - own.loc[0])
+            first, last = own.index.min(), own.index.max()
+            drop = over_seeds(own.loc[last] - own.loc[first])
             rows.append({"what": f"saw-tooth of {column}: before its turn minus right after it", **drop._asdict()})
             said.append(
-                f"In a fixed order a child's {column} goes from {over_seeds(own.loc[0])} right after its own batch to "
+                f"In a fixed order a child's {column} goes from {over_seeds(own.loc[first])} right after its own batch to "
                 f"{over_seeds(own.loc[last])} before its next turn ({drop.told(signed=True)})."
             )
         tables["the saw-tooth of a fixed order, 95 % intervals over supernets"] = pd.DataFrame(rows)
@@ -137,15 +139,14 @@ def _hurt(grid: pd.DataFrame, column: str) -> float:
     return float(np.mean(values > 0 if column == "loss" else values < 0))
 
 
-def saw_tooth(log: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy and loss by age, the batches since a child was trained itself, less its mean over all ages.
+def saw_tooth(log: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
+    """Accuracy and loss by age, the batches since a child was trained itself; how good a child is cancels.
 
-    Children are trained one a batch in lexicographic order, round after round; the row of step s stands after batch
-    s, counted from 1, which trained child (s - 1) modulo the number of children.
+    Children are trained one a batch in `order`, round after round; the row of step s stands after batch s, counted
+    from 1, which trained child (s - 1) modulo their number.
     """
-    children = sorted(log["architecture"].unique())
-    place = {child: number for number, child in enumerate(children)}
-    ages = (log["step"] - 1 - log["architecture"].map(place)) % len(children)
+    place = {child: number for number, child in enumerate(order)}
+    ages = (log["step"] - 1 - log["architecture"].map(place)) % len(order)
     found = {}
     for column in ("accuracy", "loss"):
         centred = log[column] - log.groupby("architecture")[column].transform("mean")

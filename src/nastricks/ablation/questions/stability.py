@@ -45,6 +45,8 @@ class Stability(Question):
         table["most"] = [_extreme(own, max) for own in scores.values()]
         table["GT-Tau"] = [over_seeds(own).mean for own in judged.values()]
         table["its spread"] = [float(np.std(own, ddof=1)) if len(own) > 1 else np.nan for own in judged.values()]
+        if self.published:
+            table["published GT-Tau"] = [self.published.get(self.sources[what], np.nan) for what in scores]
         if self.published_s_tau is not None:
             table["published S-Tau"] = [self.published_s_tau, *[np.nan] * (len(table) - 1)]
         told = "; ".join(f"{what} {interval}" for what, interval in agree.items())
