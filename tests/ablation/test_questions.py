@@ -214,7 +214,7 @@ def test_interference_by_hand(tmp_path: Path) -> None:
     answer = only(evidence)
     assert "changes its own loss by −0.400" in answer.lines[0]
     assert "0.500 (0.500 to 0.500, n 2) of the other children get worse" in answer.lines[0]
-    assert answer.figures["change of loss (nats)"].data[0].z.shape == (4, 4)
+    assert np.shape(answer.figures["change of loss (nats)"].data[0].z) == (4, 4)
 
 
 def test_a_saw_tooth_is_read_off_a_fixed_order() -> None:

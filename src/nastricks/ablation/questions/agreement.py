@@ -68,7 +68,7 @@ class Agreement(Question):
                 for (a, b), i in cells.items()
             ]
         )
-        figures = {"tau between rankings": matrix(grid, "tau", "training of", "against", -1.0, 1.0, text=True)}
+        figures = {"tau between rankings": matrix(grid, "tau", "training of", "against", most=1.0, text=True)}
         tables = {"tau between trainings of different seeds, 95 % intervals (jackknife over seeds)": listed}
         return Answered(said, tables, figures)
 

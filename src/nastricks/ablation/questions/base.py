@@ -119,7 +119,7 @@ class Question(ABC):
         found = self.find(evidence)
         if found is None:
             return Answered(["No trial that answers this is done yet."])
-        lines = list(found.lines)
+        lines = list(found.lines) or ["Nothing is judged; what was measured stands below."]
         if found.decides is not None and self.answers:
             said = self.answers[found.decides.outcome]
             lines.insert(0, f"{said} ({found.decides.told(signed=True)}).")

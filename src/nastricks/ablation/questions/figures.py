@@ -34,11 +34,11 @@ def dots(table: pd.DataFrame, metric: str, scale: Mapping[str, float]) -> go.Fig
     names = [str(name) for name in table.iloc[:, 0]]
     mean, low, high = (table[column].to_numpy(dtype=float) for column in ("mean", "low", "high"))
     points = go.Scatter(
-        x=mean,
+        x=_listed(mean),
         y=list(range(len(names))),
         mode="markers",
         marker={"size": 10, "color": BLUE},
-        error_x={"array": np.nan_to_num(high - mean), "arrayminus": np.nan_to_num(mean - low), "color": BLUE},
+        error_x={"array": _listed(high - mean), "arrayminus": _listed(mean - low), "color": BLUE},
         hovertext=[
             f"<b>{escaped(name)}</b><br>{number(m)} ({number(a)} to {number(b)})"
             for name, m, a, b in zip(names, mean, low, high, strict=True)
@@ -79,8 +79,8 @@ def lines(
         traces.append(
             go.Scatter(
                 x=list(line),
-                y=mean,
-                error_y={"array": np.nan_to_num(high - mean), "color": colour, "width": 5},
+                y=_listed(mean),
+                error_y={"array": _listed(high - mean), "color": colour, "width": 5},
                 mode="lines+markers",
                 line={"color": colour, "width": 2},
                 marker={"size": 9, "color": colour},
@@ -120,7 +120,7 @@ def over_steps(found: Mapping[str, Any], scale: Mapping[str, float]) -> go.Figur
             traces += [
                 go.Scatter(
                     x=steps,
-                    y=row,
+                    y=_listed(row),
                     mode="lines",
                     line={"color": translucent(colour, 0.35), "width": 1},
                     hoverinfo="skip",
@@ -132,7 +132,7 @@ def over_steps(found: Mapping[str, Any], scale: Mapping[str, float]) -> go.Figur
         traces.append(
             go.Scatter(
                 x=steps,
-                y=mean,
+                y=_listed(mean),
                 mode="lines",
                 line={"color": colour, "width": 3, "dash": DASHES[k % len(DASHES)]},
                 hovertext=[f"{escaped(name)}: {number(m)}<br>{t}" for m, t in zip(mean, text, strict=True)],
@@ -150,7 +150,7 @@ def profile(ages: Mapping[int, "Interval"], x: str, metric: str) -> go.Figure:
     time = list(ages)
     band = go.Scatter(
         x=[*time, *time[::-1]],
-        y=[*high, *low[::-1]],
+        y=_listed(np.concatenate([high, low[::-1]])),
         fill="toself",
         fillcolor=translucent(BLUE, 0.15),
         line={"width": 0},
@@ -158,7 +158,7 @@ def profile(ages: Mapping[int, "Interval"], x: str, metric: str) -> go.Figure:
         hoverinfo="skip",
         showlegend=False,
     )
-    line = go.Scatter(x=time, y=mean, mode="lines+markers", line={"color": BLUE, "width": 2}, showlegend=False)
+    line = go.Scatter(x=time, y=_listed(mean), mode="lines+markers", line={"color": BLUE, "width": 2}, showlegend=False)
     return _over([band, line], x_axis(x), metric, {})
 
 
@@ -167,24 +167,23 @@ def matrix(
     what: str,
     across: str,
     down: str,
-    low: float | None,
-    high: float | None,
+    most: float | None = None,
     text: bool = False,
     reverse: bool = False,
 ) -> go.Figure:
     """A table as a picture: blue is up, red is down, the middle is zero; `reverse` where lower is better.
 
-    Without ends the colours reach to the 99th percentile of what is seen, so that a few cells do not bleach the rest.
+    The colours reach to `most`, or to the 99th percentile of what is seen, so that a few cells do not bleach the rest.
     """
     values = grid.to_numpy(dtype=float)
-    most = float(np.nanquantile(np.abs(values), 0.99)) or 1.0
+    most = most or float(np.nanquantile(np.abs(values), 0.99)) or 1.0
     cell = f"{escaped(down)} %{{y}}<br>{escaped(across)} %{{x}}<br>{escaped(what)} %{{z:.4f}}"
     picture = go.Heatmap(
-        z=np.round(values, 5),
+        z=_listed(np.round(values, 5)),
         x=[str(name) for name in grid.columns],
         y=[str(name) for name in grid.index],
-        zmin=-most if low is None else low,
-        zmax=most if high is None else high,
+        zmin=-most,
+        zmax=most,
         colorscale=DIVERGING,
         reversescale=reverse,
         hovertemplate=f"{cell}<extra></extra>",
@@ -232,6 +231,12 @@ def _over(traces: Sequence[Any], axis: dict[str, Any], metric: str, scale: Mappi
         showlegend=True,
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
     )
+
+
+def _listed(values: Any) -> list[Any]:
+    """Numbers as plain lists; what is unknown is None, which plotly leaves out."""
+    array = np.asarray(values, dtype=float)
+    return np.where(np.isfinite(array), array, None).tolist()  # type: ignore[call-overload,no-any-return]
 
 
 def _upright(scale: Mapping[str, float]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -55,15 +55,15 @@ class Interference(Question):
         tables: dict[str, pd.DataFrame],
         figures: dict[str, Any],
     ) -> None:
-        rows: dict[str, list[pd.DataFrame]] = {}
-        for column, unit, colour in (("loss", "nats", "loss"), ("accuracy", "fraction", "accuracy")):
+        rows: list[dict[str, Any]] = []
+        for column, unit in (("loss", "nats"), ("accuracy", "fraction")):
             grids = [changes(log, column) for log in logs]
-            mean = sum(grids) / len(grids)
+            mean = grids[0] * 0 + np.mean([grid.to_numpy() for grid in grids], axis=0)
             figures[f"change of {column} ({unit})"] = matrix(
-                mean, f"change of {column}", "scored", "trained", None, None, reverse=colour == "loss"
+                mean, f"change of {column}", "scored", "trained", reverse=column == "loss"
             )
             groups = by_distance(grids, options)
-            rows[column] = [pd.DataFrame([{"what": w, "of": column, **i._asdict()} for w, i in groups.items()])]
+            rows += [{"what": what, "of": column, **i._asdict()} for what, i in groups.items()]
             hurt = over_seeds([_hurt(grid, column) for grid in grids])
             own, others = groups["the child itself"], groups["all other children"]
             said.append(
@@ -74,7 +74,7 @@ class Interference(Question):
             if near:
                 told = "; ".join(f"{w} {i.told(signed=True)}" for w, i in near.items())
                 said.append(f"The change of {column} by what the two children share: {told}.")
-        tables["changes, 95 % intervals over supernets"] = pd.concat([f for own in rows.values() for f in own])
+        tables["changes, 95 % intervals over supernets"] = pd.DataFrame(rows)
 
     def _teeth(self, evidence: Evidence) -> list[pd.DataFrame]:
         if self.fixed_order is None:
@@ -104,8 +104,8 @@ class Interference(Question):
             drop = over_seeds(own.loc[last] - own.loc[first])
             rows.append({"what": f"saw-tooth of {column}: before its turn minus right after it", **drop._asdict()})
             said.append(
-                f"In a fixed order a child's {column} goes from {over_seeds(own.loc[first])} right after its own batch to "
-                f"{over_seeds(own.loc[last])} before its next turn ({drop.told(signed=True)})."
+                f"In a fixed order a child's {column} goes from {over_seeds(own.loc[first])} right after its own batch "
+                f"to {over_seeds(own.loc[last])} before its next turn ({drop.told(signed=True)})."
             )
         tables["the saw-tooth of a fixed order, 95 % intervals over supernets"] = pd.DataFrame(rows)
 
