@@ -408,7 +408,7 @@ def test_studies(path: Path, tmp_path: Path, drawn: Callable[[type[TensorDataMod
         rows = [f"{code},0.{70 + i % 20},0.{71 + i % 19}" for i, code in enumerate(codes)]
         (tmp_path / "table.csv").write_text("\n".join(["architecture,accuracy_0,accuracy_1", *rows]))
         given = {"table": str(tmp_path / "table.csv")}
-        content["set"]["space.init_args.cells"] = 1
+        content["set"] |= {"space.init_args.channels": 4, "space.init_args.stem_channels": 4}
         content["set"]["data.init_args.root"] = str(tmp_path)
     content = {**shrunk(content), **given}
     (tmp_path / "whole.yaml").write_text(yaml.safe_dump(content, sort_keys=False))

@@ -106,7 +106,7 @@ def comparison(**more: Any) -> dict[str, Any]:
 
 
 def compared(folder: Path, values: dict[str, list[float]], **more: Any) -> Answered:
-    scores = {arm: [TRUTH] * 5 for arm in values}
+    scores = {arm: [TRUTH] * len(own) for arm, own in values.items()}
     return only(ablation(folder, scores, {"q": comparison(**more)}, values))
 
 

@@ -49,7 +49,8 @@ def interference(
         for number, batch in enumerate(steps):
             with torch.enable_grad(), forked_rng(module.paths_seed, "interference", number, device=module.device):
                 optimizer.zero_grad(set_to_none=True)
-                module.criterion(module.logits(batch.images, module.space.gates(child)), batch).backward()
+                loss = module.criterion(module.logits(batch.images, module.space.gates(child)), batch)
+                loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         name = module.space.format(child)
         rows += [(name, *row) for row in _scores(module, data, children, calibration)]

@@ -236,7 +236,7 @@ def _over(traces: Sequence[Any], axis: dict[str, Any], metric: str, scale: Mappi
 def _listed(values: Any) -> list[Any]:
     """Numbers as plain lists; what is unknown is None, which plotly leaves out."""
     array = np.asarray(values, dtype=float)
-    return np.where(np.isfinite(array), array, None).tolist()  # type: ignore[call-overload,no-any-return]
+    return np.where(np.isfinite(array), array, None).tolist()  # type: ignore[call-overload]
 
 
 def _upright(scale: Mapping[str, float]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -108,7 +108,7 @@ def moments(logs: Sequence[pd.DataFrame]) -> dict[str, Any]:
     same = [[kendall_tau(g[s], g[steps[-1]]) for s in steps] for g in grids]
     children = sorted(set.intersection(*(set(grid.index) for grid in grids)))
     among = [s_tau([g.loc[children, s] for g in grids]) for s in steps] if len(grids) > 1 else None
-    epochs = {int(s): float(e) for s, e in logs[0].groupby("step")["epoch"].first().items()}
+    epochs = dict(zip(logs[0]["step"].astype(int), logs[0]["epoch"].astype(float), strict=True))
     return {
         "step": [int(step) for step in steps],
         "epoch": [epochs[int(step)] for step in steps],
