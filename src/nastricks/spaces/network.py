@@ -122,11 +122,11 @@ class GatedOps(nn.Module):
         if self.parts == 1:
             return self._sum(x, gate)
         own = self.channels // self.parts
-        through, passing = x.split([own, self.channels - own], dim=1)
+        through, passing = torch.split(x, [own, self.channels - own], dim=1)
         if self.stride > 1:
             passing = F.max_pool2d(passing, self.stride, ceil_mode=True)
         through = self._sum(through.contiguous(memory_format=torch.channels_last), gate)
-        return interleaved([through, *passing.split(own, dim=1)])
+        return interleaved([through, *torch.split(passing, own, dim=1)])
 
     def _sum(self, x: Tensor, gate: Gate) -> Tensor:
         total: Tensor | None = None
