@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.measure import machine
 from nastricks.ablation.design import BASE
 from nastricks.ablation.evidence import Evidence, read_evidence
 from nastricks.errors import InputError
@@ -33,14 +34,12 @@ def page(evidence: Evidence) -> str:
     """The page in full."""
     done, scale = evidence.done, evidence.scale(ACCURACY)
     ranks, n = evidence.scale(RANK), len(evidence.seeds)
-    machine = evidence.config.get("machine") or {}
-    hours = float(done["seconds"].sum()) / 60
+    minutes = float(done["seconds"].sum()) / 60
     lines = [
         "# What gradient-based search finds on tiny64",
         "",
-        "Made by `make algorithms`: every algorithm's recipe for `tiny64` on digits, as it ships, over "
-        f"up to {n} paired seeds (the last column counts them); {hours:.0f} minutes of one core in all.",
-        *([f"Machine: {', '.join(f'{k} {v}' for k, v in machine.items())}."] if machine else []),
+        f"Made by `make algorithms`: every algorithm's recipe for `tiny64` on digits, as it ships, {n} paired seeds;",
+        f"{minutes:.0f} minutes of one core in all. {machine()}.",
         "",
         "True accuracy and rank (1 is the best of 64) of the architecture that an algorithm derives, mean ± standard",
         "deviation over seeds. Difference: paired, against the arm named, 95 % interval; the verdict is after Holm's",
