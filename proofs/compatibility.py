@@ -1,6 +1,7 @@
 """Every trick with every algorithm: it acts and resumes bit for bit, or refuses with a sentence."""
 
 import argparse
+import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from proofs.settings import SETTINGS
 from proofs.small_runs import SMALL, difference_after_resuming
 
 ROOT = Path(__file__).parents[1]
-BASE = ("recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml")
+DATA = "recipes/data/digits.yaml"
 PAGE = ROOT / "docs" / "compatibility.md"
 WORKS, PART = "●", "◐"
 
@@ -41,19 +42,26 @@ class Found:
 
 
 def algorithms() -> dict[str, str]:
-    """Name -> recipe file of every algorithm for tiny64, and of the child."""
+    """Name -> recipe file of every algorithm, and of the child of tiny64."""
     found = {path.stem: str(path.relative_to(ROOT)) for path in sorted((ROOT / "recipes/algorithms").glob("*.yaml"))}
     return {**found, "child": "recipes/child/tiny64.yaml"}
 
 
+def stack_of(recipe: str) -> list[str]:
+    """A recipe of an algorithm with the space of the line at its head, tiny64 where that names none."""
+    named = re.search(r"-c (recipes/spaces/\w+\.yaml)", (ROOT / recipe).read_text())
+    space = "recipes/spaces/tiny64.yaml" if named is None else named.group(1)
+    return [str(ROOT / file) for file in (space, DATA, recipe)]
+
+
 def examine(pair: Pair) -> Found:
     """Run a pair straight, killed and resumed."""
-    stack = [str(ROOT / file) for file in (*BASE, algorithms()[pair.algorithm])]
+    stack = stack_of(algorithms()[pair.algorithm])
     own = [name for name, settings in vars(resolve(stack).tricks).items() if settings is not None]
     if pair.trick in own:
         return Found("part")
-    # A recipe's own guards get settings with which they do not stop so short a run.
-    stops = [name for name in own if name.startswith("early_stop")]
+    # A recipe's own guards get settings with which they do not stop so short a run, its phases such as fit into it.
+    stops = [name for name in own if name.startswith("early_stop") or name == "progressive_shrinking"]
     small = {**SMALL, **_arguments(stops), **_arguments([] if pair.trick is None else [pair.trick])}
 
     def make(more: Mapping[str, Any], out: Path) -> Run:
@@ -80,7 +88,8 @@ def examine(pair: Pair) -> Found:
 
 
 def _arguments(names: list[str]) -> dict[str, Any]:
-    return {f"tricks.{name}.{key}": value for name in names for key, value in SETTINGS[name].arguments.items()}
+    found: dict[str, Any] = {f"tricks.{name}": "{}" for name in names if not SETTINGS[name].given}
+    return found | {f"tricks.{name}.{key}": v for name in names for key, v in SETTINGS[name].arguments.items()}
 
 
 def main(given: argparse.Namespace) -> int:
@@ -125,8 +134,9 @@ def page(found: Mapping[Pair, Found]) -> str:
     lines = [
         "# Which tricks work with which algorithms",
         "",
-        "Made by `make compatibility`: every trick on top of every algorithm's recipe for `tiny64` on digits, eight",
-        "steps, once straight, once killed before step 5 and resumed from step 3.",
+        "Made by `make compatibility`: every trick on top of every algorithm's recipe, on digits and the space at the",
+        "recipe's head (`tiny64` for most), eight steps, once straight, once killed before step 5 and resumed from",
+        "step 3.",
         "",
         f"- {WORKS} acts, and the resumed run equals the straight one bit for bit (weights, buffers, policy, optimizer",
         f"  states, metrics): {works} pairs.",

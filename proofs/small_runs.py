@@ -1,6 +1,10 @@
 """Small runs of whole recipes: tiny64 on 128 digits, eight steps in two epochs; killed and resumed."""
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +12,8 @@ import pytorch_lightning as pl
 import torch
 
 from nastricks.modules.run_folder import LAST, load_checkpoint
-from nastricks.run import Run
+from nastricks.recipe import resolve
+from nastricks.run import Run, build
 
 SMALL = {
     "data.init_args.train_size": 128,
@@ -19,6 +24,17 @@ SMALL = {
     "trainer.max_epochs": 2,
 }
 STEPS = 8
+
+
+@cache
+def teacher() -> str:
+    """The run folder of a small child of tiny64, trained once a process [distillation]."""
+    place = Path(tempfile.mkdtemp(prefix="nastricks-teacher-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    files = [f"recipes/{name}.yaml" for name in ("spaces/tiny64", "data/digits", "child/tiny64")]
+    build(resolve(files, [f"--{key}={value}" for key, value in SMALL.items()]), place / "run", quiet=True).fit()
+    return str(place / "run")
+
 
 # When a run saves, before which step it is killed, and which step it goes on from.
 INTERRUPTIONS: dict[str, tuple[dict[str, int], int, int]] = {

@@ -27,6 +27,7 @@ STACKS = {
     "spos": (*BASE, "recipes/algorithms/spos.yaml"),
     "darts": (*BASE, "recipes/algorithms/darts.yaml"),
     "child": (*BASE, "recipes/child/tiny64.yaml"),
+    "sandwich": ("recipes/spaces/elastic.yaml", BASE[1], "recipes/algorithms/spos.yaml"),  # for tricks of sizes
 }
 SMALL = {
     "data.init_args.train_size": 128,
@@ -36,6 +37,13 @@ SMALL = {
     "trainer.accelerator": "cpu",
     "trainer.max_epochs": 2,
 }
+OWN: dict[str, dict[str, Any]] = {
+    "sandwich": {
+        "data.init_args.train_size": 64,
+        "data.init_args.batch_size": 16,
+        "model.init_args.policy": "nastricks.policies.Sandwich",
+    }
+}
 
 Make = Callable[..., Run]
 
@@ -43,8 +51,10 @@ Make = Callable[..., Run]
 @cache
 def small(stack: str, trick: str | None = None, arguments: tuple[tuple[str, Any], ...] = ()) -> Namespace:
     """The configuration of a small run, with one trick or none."""
-    overrides = [part for key, value in SMALL.items() for part in (f"--{key}", str(value))]
+    overrides = [part for key, value in {**SMALL, **OWN.get(stack, {})}.items() for part in (f"--{key}", str(value))]
     overrides += [part for key, value in arguments for part in (f"--tricks.{trick}.{key}", str(value))]
+    if trick is not None and not arguments:
+        overrides += [f"--tricks.{trick}", "{}"]
     return resolve(STACKS[stack], overrides)
 
 

@@ -20,12 +20,14 @@ from nastricks.ablation.setting import text_of
 from nastricks.cli import main
 from nastricks.commands.listing import KINDS_OF_RECIPES
 from nastricks.data import CIFAR10, CIFAR100, MNIST, FashionMNIST, RawImages, TensorDataModule
+from nastricks.errors import InputError
 from nastricks.modules import Trick
 from nastricks.modules.registry import tricks
 from nastricks.modules.tracking import finish
 from nastricks.recipe import dump, resolve
 from nastricks.rng import generator
 from nastricks.run import Run, build
+from proofs.small_runs import teacher
 
 # Lightning 2.6 calls the parser by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
@@ -34,7 +36,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 FOUND = sorted(RECIPES.rglob("*.yaml"))
 COUNTS = {
     "ablations": 14,
-    "algorithms": 40,
+    "algorithms": 43,
     "child": 10,
     "data": 6,
     "loggers": 1,
@@ -42,8 +44,8 @@ COUNTS = {
     "sharing": 5,
     "spaces": 20,
     "stacks": 2,
-    "stages": 6,
-    "tricks": 25,
+    "stages": 7,
+    "tricks": 33,
 }
 ARMS = {
     "child_reward": 11,
@@ -61,7 +63,17 @@ ARMS = {
     "weight_sharing_cifar10": 44,
 }
 ALGORITHMS = {path.stem for path in (RECIPES / "algorithms").glob("*.yaml")}
-SAMPLED = {"bender_oneshot", "enas", "fairnas", "mct_sampling", "spos", "tunas"}
+SAMPLED = {
+    "autoslim",
+    "bender_oneshot",
+    "bignas",
+    "enas",
+    "fairnas",
+    "mct_sampling",
+    "ofa",
+    "spos",
+    "tunas",
+}
 NOT_OF_THE_FAMILY = {"darts", *SAMPLED}  # the base of algorithms.yaml, and those that sample paths
 REWARDS = "recipes/search/rewards"
 FAKE_KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -90,7 +102,9 @@ SMALLER = {  # what is made for larger images or networks, or acts between epoch
         for name in ("pcdarts", "fbnet", "proxylessnas")
     },
     **{f"algorithms/published/{name}": TWO_EPOCHS for name in ("darts_plus", "cpnas", "goldnas")},
+    "algorithms/ofa": {**TWO_EPOCHS, "tricks.progressive_shrinking.starts": "[0.0,0.5,0.5,0.5,0.5]"},
     "tricks/early_stop_hessian": HESSIAN_AT_ONCE,
+    "tricks/progressive_shrinking": {"tricks.progressive_shrinking.starts": "[0.0,0.5,0.5,0.5,0.5]"},
     **{f"algorithms{own}/rdarts": {**TWO_EPOCHS, **HESSIAN_AT_ONCE} for own in ("", "/published")},
     "stacks/harder_augmentation_cifar10": {"tricks.cutout.length": 4},
     "tricks/op_projection": {"tricks.op_projection.at_once": 3},
@@ -202,8 +216,17 @@ def test_two_steps(path: Path) -> None:
 
 @of_kind("tricks")
 def test_tricks_act_within_two_steps(path: Path) -> None:
-    between_epochs = tricks()[path.stem].on_epoch is not Trick.on_epoch
-    run = two_steps(stack(path), **(TWO_EPOCHS if between_epochs else {}), **SMALLER.get(name_of(path), {}))
+    changes = dict(SMALLER.get(name_of(path), {}))
+    changes |= TWO_EPOCHS if tricks()[path.stem].on_epoch is not Trick.on_epoch else {}
+    if "nastricks.policies.Sandwich" in path.read_text():  # as the line at its head says
+        changes["model.init_args.policy"] = "nastricks.policies.Sandwich"
+    if path.stem == "distillation":
+        changes["tricks.distillation.teacher"] = teacher()
+    if path.stem == "sync_batch_norm":
+        with pytest.raises(InputError, match="needs GPUs"):
+            two_steps(stack(path))
+        return
+    run = two_steps(stack(path), **changes)
     (trick,) = run.tricks
     assert trick.name == path.stem
     assert trick.acts > 0 or trick.after_training
@@ -318,6 +341,8 @@ def small_stage(stage: dict[str, Any]) -> dict[str, Any]:
         small["tricks.cutout.length"] = 4
     if "tricks.weight_warmup" in given:
         small["tricks.weight_warmup"] = {"epochs": 1}
+    if "recipes/spaces/elastic.yaml" in files:  # 40 networks to rank
+        small["space.init_args.stages"] = [{"channels": 16, "stride": 1}]
     if "recipes/tricks/op_projection.yaml" in files:
         small |= {"tricks.op_projection.at_once": 28, "tricks.op_projection.tune_epochs": 1, "trainer.max_epochs": 3}
     return {**stage, "stack": [*files, "recipes/data/digits.yaml"], "set": {**given, **small}}

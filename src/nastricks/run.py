@@ -40,8 +40,10 @@ class Run:
     out: Path | None
     config: Namespace = field(repr=False)
 
-    def check(self) -> None:
+    def check(self, *, prepared: bool = True) -> None:
         """Refuse now what training would refuse at its start.
+
+        `prepared` False leaves out what only training reads from elsewhere, such as a teacher.
 
         Raises:
             InputError: a trick cannot act in this run.
@@ -52,6 +54,8 @@ class Run:
             reason = trick.refusal(self.module)
             if reason is not None:
                 raise InputError(reason)
+            if prepared:
+                trick.prepare(self.module)
 
     def fit(self, ckpt_path: str | None = None) -> None:
         self.trainer.fit(self.module, datamodule=self.data, ckpt_path=ckpt_path, weights_only=True)
@@ -191,19 +195,45 @@ class RecipeCLI(LightningCLI):
 
 
 def load_run(folder: str | Path, overrides: Sequence[str] = ()) -> Run:
-    """A finished run: its configuration, built, with the weights of its last checkpoint.
+    """A finished run: its configuration, built, with the weights of its last checkpoint, and its data.
 
     `overrides` change the configuration, such as how an architecture is derived.
 
     Raises:
         InputError: the folder holds no finished run of nastricks, or a checkpoint of another space.
     """
-    path = Path(folder)
-    if not (path / "config.yaml").is_file():
+    run = _restored(Path(folder), Path(folder), overrides)
+    run.data.prepare_data()
+    run.data.setup("validate")
+    return run
+
+
+def load_module(where: str | Path) -> TrainingModule:
+    """What a run trained, by its folder or by a checkpoint in it; its data are not read [a teacher].
+
+    Raises:
+        InputError: as `load_run`, or the checkpoint lies in no run's folder, which alone says what network it is of.
+    """
+    path = Path(where)
+    folder = path if path.is_dir() or not path.exists() else path.resolve().parent.parent
+    if path.is_file() and not (folder / "config.yaml").is_file():
+        raise InputError(
+            f"{where} lies in no run's folder, and a checkpoint alone does not say of what network it is: give the "
+            "folder that `nastricks fit` wrote"
+        )
+    threads = torch.get_num_threads()
+    try:
+        return _restored(folder, path, ()).module
+    finally:
+        torch.set_num_threads(threads)  # those of the run that asks
+
+
+def _restored(folder: Path, checkpoint_at: Path, overrides: Sequence[str]) -> Run:
+    if not (folder / "config.yaml").is_file():
         raise InputError(f"{folder} holds no run: expected a folder that `nastricks fit` wrote")
-    run = build(resolve([path / "config.yaml"], ["--loggers.wandb", "null", *overrides]), None, quiet=True)
-    checkpoint = load_checkpoint(path)
-    run.check()
+    run = build(resolve([folder / "config.yaml"], ["--loggers.wandb", "null", *overrides]), None, quiet=True)
+    checkpoint = load_checkpoint(checkpoint_at)
+    run.check(prepared=False)
     for trick in run.tricks:
         trick.operate(run.module)
     run.module.use_tricks(run.tricks)
@@ -212,8 +242,6 @@ def load_run(folder: str | Path, overrides: Sequence[str] = ()) -> Run:
         run.module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise InputError(f"the checkpoint of {folder} does not fit its config.yaml: {error}") from error
-    run.data.prepare_data()
-    run.data.setup("validate")
     return run
 
 

@@ -746,7 +746,12 @@ CASES: dict[str, Case] = {
         DartsPt,
     )
 }
-TOLD_ELSEWHERE = {"enas": "tests/estimators/test_enas.py"}
+TOLD_ELSEWHERE = {
+    "autoslim": "tests/modules/test_elastic_transcripts.py",
+    "bignas": "tests/modules/test_elastic_transcripts.py",
+    "enas": "tests/estimators/test_enas.py",
+    "ofa": "tests/modules/test_elastic_transcripts.py",
+}
 
 
 class Start(pl.Callback):

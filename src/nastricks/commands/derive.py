@@ -12,7 +12,7 @@ from nastricks.commands.progress import progress
 from nastricks.derivations import Derivation
 from nastricks.errors import InputError
 from nastricks.files import write_json
-from nastricks.ranking.derive import all_scores, derived
+from nastricks.ranking.derive import all_scores, allowed_children, derived
 from nastricks.recipe import RecipeParser, refused
 from nastricks.run import Run
 from nastricks.spaces import Architecture
@@ -58,5 +58,5 @@ def named_derivation(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 def told_scores(run: Run) -> Mapping[Architecture, float]:
     """Score all children, under a progress bar."""
-    with progress("rank", run.module.space.rankable_size) as (bar, number):
+    with progress("rank", len(allowed_children(run))) as (bar, number):
         return all_scores(run, lambda count: bar.advance(number, count))

@@ -8,6 +8,7 @@ from nastricks.errors import InputError
 from nastricks.moment import Moment
 from nastricks.policies import Policy
 from nastricks.spaces import Architecture, Gates, Space
+from nastricks.spaces.base import LISTED
 from nastricks.spaces.legality import first_legal
 
 Draw = Callable[[Moment], Gates]
@@ -69,9 +70,12 @@ class BestRanked(Derivation):
     needs_ranking = True
 
     def derive(self, trained: Trained) -> Architecture:
-        scores, allowed = trained.scores(), trained.policy.derivable
-        options = [set(allowed[choice.name]) for choice in trained.space.choices]
+        scores, allowed, space = trained.scores(), trained.policy.derivable, trained.space
+        options = [set(allowed[choice.name]) for choice in space.choices]
         kept = [a for a in sorted(scores) if all(i in own for i, own in zip(a, options, strict=True))]
+        if not space.counts_twins and allowed != space.all_options() and space.size <= LISTED:
+            left = set(space.counted_within(allowed))  # the spelling that is counted may name options that are gone
+            kept = [a for a in sorted(scores) if a in left]
         if not kept:
             raise InputError(f"none of the {len(scores)} ranked children is allowed by the policy: rank more of them")
         return max(kept, key=lambda architecture: scores[architecture])

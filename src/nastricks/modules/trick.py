@@ -182,7 +182,18 @@ class Trick(pl.Callback):
         reason = self.refusal(pl_module)
         if reason:
             raise InputError(reason)
+        if stage == "fit":
+            self.prepare(pl_module)
         self.operate(pl_module)
+
+    def prepare(self, module: "TrainingModule") -> None:
+        """Read what training needs from elsewhere [a teacher], before the first step and where a run is checked.
+
+        What is only scored, or read to be continued from, does without it.
+
+        Raises:
+            InputError: it is missing, or does not fit the run.
+        """
 
     def operate(self, module: "TrainingModule") -> None:
         """Do the surgery, once: a second `fit` or a `validate` sets up again."""

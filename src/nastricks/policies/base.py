@@ -25,10 +25,12 @@ class Policy(nn.Module, ABC):
         weighted: Whether the gates that it proposes for its own learning carry weights that are differentiable in its
             parameters.
         mixed: Whether several options run at once, by weight, when the network's weights learn.
+        largest_first: Whether a step has several paths, of which the first is the largest child [sandwich rule].
     """
 
     weighted: ClassVar[bool] = False
     mixed: bool = False
+    largest_first: bool = False
 
     def __init__(self, space: Space) -> None:
         super().__init__()
@@ -114,6 +116,19 @@ class Policy(nn.Module, ABC):
         if not kept or not set(kept) <= set(self.allowed[choice]):
             raise InputError(f"options {kept} of {choice}: expected some of {self.allowed[choice]}")
         self.allowed[choice] = kept
+
+    def allow(self, choice: str, options: Sequence[int]) -> None:
+        """Allow these options of `choice` too from now on; the network has to hold them [progressive shrinking].
+
+        Raises:
+            InputError: an unknown choice or option.
+        """
+        if choice not in self.allowed:
+            raise InputError(f"unknown choice {choice!r}: {self.space.name} has {', '.join(self.allowed)}")
+        count = len(self.options_of[choice])
+        if not all(0 <= index < count for index in options):
+            raise InputError(f"options {tuple(options)} of {choice}: expected some from 0 to {count - 1}")
+        self.allowed[choice] = tuple(sorted({*self.allowed[choice], *options}))
 
     def get_extra_state(self) -> dict[str, Any]:
         return {name: list(options) for name, options in self.allowed.items()}

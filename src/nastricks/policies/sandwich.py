@@ -27,6 +27,7 @@ class Sandwich(UniformPath):
         self._largest = None if largest is None else space.parse(largest)
         self._smallest = space.parse(smallest) if isinstance(smallest, str) else None
         self.smallest = smallest is not False
+        self.largest_first = randoms > 0 or self.smallest
         self.ends()
 
     def ends(self) -> list[Architecture]:

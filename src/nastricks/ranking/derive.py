@@ -60,8 +60,17 @@ def _ranked(run: Run, folder: Path) -> Mapping[Architecture, float]:
     return {}
 
 
+def allowed_children(run: Run) -> list[Architecture]:
+    """The children that a ranking counts and that a run's policy allows: its network may hold no others.
+
+    Raises:
+        InputError: they are too many to score them all.
+    """
+    space, allowed = run.module.space, run.module.policy.derivable
+    return picked(space, "all", seed=0) if allowed == space.all_options() else space.counted_within(allowed)
+
+
 def all_scores(run: Run, done: Callable[[int], None] = lambda count: None) -> Mapping[Architecture, float]:
-    """The accuracy of every child of a run's supernet, calibrated as its recipe says."""
-    everything = picked(run.module.space, "all", seed=0)
-    found = scored(run.module, run.data, everything, calibration_of(run.config), done)
+    """The accuracy of every child that a run's policy allows, calibrated as its recipe says."""
+    found = scored(run.module, run.data, allowed_children(run), calibration_of(run.config), done)
     return {architecture: score.accuracy for architecture, score in found.items()}

@@ -169,6 +169,14 @@ class Space(ABC):
             raise InputError(f"no architecture of {self.name} is left: allow more options")
         return found
 
+    def counted_within(self, allowed: Allowed) -> list[Architecture]:
+        """The architectures that a ranking counts and that a mask leaves in some spelling, in lexicographic order.
+
+        Raises:
+            InputError: as `within`.
+        """
+        return sorted({self.counted(architecture) for architecture in self.within(allowed)})
+
     @property
     def size(self) -> int:
         """How many architectures there are; `len` refuses numbers from 2 ** 63 on, and many spaces are larger.

@@ -42,6 +42,11 @@ class Stem(Segment):
         self.depthwise_norm = nn.BatchNorm2d(channels)
         self.project = conv_bn(channels, channels, 1)
 
+    @property
+    def residual_norm(self) -> nn.Module:
+        """The last normalisation of the branch beside the shortcut."""
+        return self.project[1]
+
     def forward(self, state: Tensor, gates: Gates) -> Tensor:
         x = F.hardswish(self.first_norm(self.first(state)))
         y: Tensor = self.project(F.relu(self.depthwise_norm(self.depthwise(x))))
@@ -130,6 +135,16 @@ class Block(Segment):
             x = self.squeeze(x)
         y: Tensor = self.project_norm(sized(self.project, x, self.size.outputs.of(gates)))
         return state + y if self.shortcut else y
+
+    @property
+    def residual_norm(self) -> nn.Module | None:
+        """The last normalisation of the branch beside the shortcut; None where there is no shortcut."""
+        return self.project_norm if self.shortcut else None
+
+    def hidden_sizes(self, allowed: Allowed) -> list[int]:
+        """The numbers of hidden channels that paths with allowed options run, each once, rising."""
+        inputs, expansions = self.size.inputs.kept(allowed), self.size.expansion.kept(allowed)
+        return sorted({self.expanded(i, e) for i in inputs for e in expansions})
 
     def importance(self) -> Tensor:
         """The L1 norm (hidden,) of what the last convolution reads of each channel (once-for-all, section 3.3)."""

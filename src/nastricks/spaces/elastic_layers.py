@@ -4,6 +4,7 @@ How many channels come in is read off the input, and what goes out is an argumen
 that keeps one size is torch's own (`conv`, `norm`, `linear`): a child has no elastic layer left.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -127,6 +128,11 @@ def sized(layer: nn.Conv2d, x: Tensor, size: int) -> Tensor:
 
 def transform_name(large: int, small: int) -> str:
     return f"kernel_{large}_to_{small}"
+
+
+def is_transform(name: str) -> bool:
+    """Whether a tensor of this name is the matrix that makes a smaller kernel."""
+    return re.fullmatch(r"kernel_\d+_to_\d+", name.rpartition(".")[2]) is not None
 
 
 def narrow_kernel(weight: Tensor, size: int, transforms: Mapping[str, Tensor]) -> Tensor:

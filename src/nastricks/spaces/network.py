@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from nastricks.errors import InputError
 from nastricks.spaces.choices import Allowed, Choice
-from nastricks.spaces.elastic_layers import narrowed
+from nastricks.spaces.elastic_layers import is_transform, narrowed
 
 
 @dataclass(frozen=True)
@@ -221,6 +221,8 @@ class Network(nn.Module):
         found = {}
         for name, own in self.state_dict().items():
             tensor = state.get(name)
+            if tensor is None and self.nested and is_transform(name):
+                tensor = own  # the earlier network had no smaller kernels: the matrix starts as it is
             if tensor is not None and tensor.shape != own.shape and self.nested:
                 tensor = narrowed(name, own.shape, state)
             if tensor is None or tensor.shape != own.shape:

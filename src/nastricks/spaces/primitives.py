@@ -81,6 +81,11 @@ class InvertedResidual(nn.Module):
         )
         self.shortcut = inputs == outputs and stride == 1
 
+    @property
+    def residual_norm(self) -> nn.Module | None:
+        """The last normalisation of the branch beside the shortcut; None where there is no shortcut."""
+        return self.body[-1] if self.shortcut else None
+
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.body(x)
         return x + y if self.shortcut else y

@@ -1,5 +1,7 @@
 """What slimmable networks are made of: layers whose numbers of channels gates choose."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,6 +25,11 @@ class SlimStem(Segment):
         return self.activation(self.norm(sized(self.conv, state, self.outputs.of(gates))))
 
 
+def norm_axes(name: str) -> dict[str, int]:
+    """A normalisation has its channels along the only axis of each of its tensors."""
+    return {f"{name}.{key}": 0 for key in ("weight", "bias", "running_mean", "running_var")}
+
+
 class BasicBlock(Segment):
     """ResNet's: two 3x3 convolutions with batch norm beside a shortcut, 1x1 with batch norm where the stream changes.
 
@@ -42,6 +49,23 @@ class BasicBlock(Segment):
         self.shortcut = conv(own, after, 1) if changes else None
         self.shortcut_norm = norm(after) if changes else None
         self.stride = stride
+
+    @property
+    def residual_norm(self) -> nn.Module:
+        """The last normalisation of the branch beside the shortcut."""
+        return self.second_norm
+
+    def hidden_sizes(self, allowed: Allowed) -> Sequence[int]:
+        """The numbers of channels between the convolutions that paths with allowed options run, rising."""
+        return self.inside.kept(allowed)
+
+    def importance(self) -> Tensor:
+        """The L1 norm (inside,) of what the second convolution reads of each channel."""
+        return self.second.weight.detach().abs().sum((0, 2, 3))
+
+    def hidden_axes(self) -> dict[str, int]:
+        """The axis along which each tensor of the state has the channels between the convolutions."""
+        return {"first.weight": 0, "second.weight": 1, **norm_axes("first_norm")}
 
     def forward(self, state: Tensor, gates: Gates) -> Tensor:
         outputs = self.outputs.of(gates)
@@ -72,6 +96,26 @@ class InvertedBlock(Segment):
         self.depthwise, self.depthwise_norm = depthwise(middle, [3], stride), norm(middle)
         self.project, self.project_norm = conv(middle, after), norm(after)
         self.shortcut = stride == 1 and inputs is outputs
+
+    @property
+    def residual_norm(self) -> nn.Module | None:
+        """The last normalisation of the branch beside the shortcut; None where there is no shortcut."""
+        return self.project_norm if self.shortcut else None
+
+    def hidden_sizes(self, allowed: Allowed) -> Sequence[int]:
+        """The numbers of channels inside that paths with allowed options run, rising."""
+        return () if self.inside is None else self.inside.kept(allowed)
+
+    def importance(self) -> Tensor:
+        """The L1 norm (inside,) of what the last convolution reads of each channel."""
+        return self.project.weight.detach().abs().sum((0, 2, 3))
+
+    def hidden_axes(self) -> dict[str, int]:
+        """The axis along which each tensor of the state has the channels inside; {} where it has no such layer."""
+        if self.inside is None:
+            return {}
+        weights = {"expand.weight": 0, "depthwise.weight": 0, "project.weight": 1}
+        return weights | norm_axes("expand_norm") | norm_axes("depthwise_norm")
 
     def forward(self, state: Tensor, gates: Gates) -> Tensor:
         x = state

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from nastricks.errors import InputError
 from nastricks.modules import ChildModule, SupernetModule
 from nastricks.modules.shared_weights import load_shared_weights
+from nastricks.modules.teacher import check_teacher, teacher_gates
 from nastricks.rng import generator
 from nastricks.run import Run, build
 from nastricks.spaces import Network
@@ -33,7 +34,7 @@ def check_stages(stages: Stages) -> dict[str, Run]:
     for stage in stages.stages:
         try:
             run = build(stage.config(), None, quiet=True)
-            run.check()
+            run.check(prepared="teacher_of" not in stage.links)  # the teacher is not there yet
             left = {name: len(options) for name, options in run.module.policy.allowed.items()}
             for key, earlier in stage.links.items():
                 left = _CHECKS[key](stage, run, checked[earlier], left)
@@ -98,6 +99,15 @@ def _options(stage: Stage, run: Run, earlier: Checked, left: dict[str, int]) -> 
     return {name: min(keep, count) for name, count in earlier.left.items()}
 
 
+def _teacher(stage: Stage, run: Run, earlier: Checked, left: dict[str, int]) -> dict[str, int]:
+    if "distillation" not in [trick.name for trick in run.tricks]:
+        raise InputError("teacher_of is for the trick distillation: add recipes/tricks/distillation.yaml to the stack")
+    name, trick = stage.links["teacher_of"], run.config.tricks.distillation
+    check_teacher(earlier.run.module, run.module, name)
+    teacher_gates(earlier.run.module, trick.get("init_args", trick).architecture, name)
+    return left
+
+
 def _same_choices(run: Run, earlier: Checked, key: str) -> None:
     own, other = run.module.space, earlier.run.module.space
     if [(c.name, [o.name for o in c.options]) for c in own.choices] != [
@@ -106,4 +116,10 @@ def _same_choices(run: Run, earlier: Checked, key: str) -> None:
         raise InputError(f"{key} names a stage on {other.name}, whose choices are not those of {own.name} here")
 
 
-_CHECKS = {"architecture_of": _architecture, "weights_of": _weights, "policy_of": _policy, "options_of": _options}
+_CHECKS = {
+    "architecture_of": _architecture,
+    "weights_of": _weights,
+    "policy_of": _policy,
+    "options_of": _options,
+    "teacher_of": _teacher,
+}

@@ -13,8 +13,9 @@ stages:
     weights_of: search    # starts from its weights,
     policy_of: search     # and from its alpha
   child:
-    stack: […]
+    stack: […, recipes/tricks/distillation.yaml]
     architecture_of: deeper
+    teacher_of: tuned     # learns that stage's network's outputs too
 """
 
 import json
@@ -31,12 +32,13 @@ from nastricks.errors import InputError, unknown
 from nastricks.recipe import KEYS, dump, read_yaml, resolve
 
 LINKS = {
-    "architecture_of": "architecture",
-    "weights_of": "weights",
-    "policy_of": "policy_weights",
-    "options_of": "allowed",
+    "architecture_of": "model.init_args.architecture",
+    "weights_of": "model.init_args.weights",
+    "policy_of": "model.init_args.policy_weights",
+    "options_of": "model.init_args.allowed",
+    "teacher_of": "tricks.distillation.teacher",
 }
-"""Key of a stage -> the key of its model that is filled from the stage named."""
+"""Key of a stage -> the key of its recipe that is filled from the stage named."""
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,10 @@ def _fingerprint(stage: Stage, config: Namespace) -> str:
     placeless = config.clone()
     for key, earlier in stage.links.items():
         if key in ("weights_of", "policy_of"):
-            placeless.model.init_args[LINKS[key]] = earlier
+            placeless[LINKS[key]] = earlier
+        if key == "teacher_of":
+            trick = placeless.tricks.distillation
+            trick.get("init_args", trick).teacher = earlier
     return hashlib.sha256(dump(placeless).encode()).hexdigest()
 
 
@@ -114,7 +117,7 @@ def _config(stage: Stage, folder: Path, seed: int | None) -> tuple[Namespace, di
     """The configuration with what earlier stages left, and the tricks that have nothing to act on in it."""
     taken = []
     for key, earlier in stage.links.items():
-        taken.append(f"--model.init_args.{LINKS[key]}={_taken(key, folder / earlier, stage.keep)}")
+        taken.append(f"--{LINKS[key]}={_taken(key, folder / earlier, stage.keep)}")
     config = stage.config(taken)
     config = config if seed is None else with_seed(config, seed)
     if "options_of" not in stage.links:
