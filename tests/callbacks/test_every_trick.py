@@ -202,7 +202,7 @@ def test_recipe_round_trips(name: str, tmp_path: Path) -> None:
     again.write_text(dump(config))
     assert dump(resolve([again])) == dump(config)
     given = config.tricks[name]
-    given = {} if given.keys() == {"class_path"} else vars(given.get("init_args", given))
+    given = vars(given.init_args) if "init_args" in given else {}
     parameters = inspect.signature(tricks()[name]).parameters
     defaults = {key: p.default for key, p in parameters.items()} | settings_of(name).documented
     assert dict(given) == defaults
