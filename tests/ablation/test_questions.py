@@ -121,23 +121,33 @@ def test_pairs_are_judged_apart_and_on_average(tmp_path: Path) -> None:
     }
     answer = compared(tmp_path, values)
     assert answer.decides == pytest.approx(Interval(0.065, 0.065, 0.065, 5))  # the wiggles cancel, seed by seed
-    assert answer.lines[0].startswith("Yes (+0.065")
+    assert answer.lines[0].startswith("Yes: +0.065")
     judged = answer.tables["differences, same seeds, Holm over these pairs"].set_index("pair")
     assert judged["difference"].to_dict() == pytest.approx({"a against b": 0.1, "c against d": 0.03})
     assert judged["verdict"].to_dict() == {"a against b": "helps", "c against d": "helps"}
     t = 0.03 / (np.std(wiggle, ddof=1) / np.sqrt(5))
     assert judged.loc["c against d", "p_holm"] == pytest.approx(2 * stats.t.sf(t, 4))  # the larger p stays
-    assert compared(tmp_path / "2", values, decides="c against d").lines[0].startswith("Yes (+0.030")
+    assert compared(tmp_path / "2", values, decides="c against d").lines[0].startswith("Yes: +0.030")
 
 
 def test_a_line_has_a_slope_a_step(tmp_path: Path) -> None:
     values = {arm: [0.5 - 0.02 * i + 0.001 * s for s in range(5)] for i, arm in enumerate(("base", "a", "b", "c", "d"))}
     line = {1: "base", 2: "a", 4: "b", 8: "c", 16: "d"}
     answer = compared(tmp_path, values, lines={"groups": line}, x="doublings", decides="groups", pairs=[])
-    assert answer.lines[0] == "No (−0.020 (−0.020 to −0.020, n 5))."
+    assert answer.lines[0] == "No: −0.020 (−0.020 to −0.020, n 5)."
     assert "groups: gt_tau changes by −0.020" in answer.lines[1]
     assert set(answer.figures) == {"lines", "arms"}
     assert list(answer.figures["lines"].data[0].x) == ["1", "2", "4", "8", "16"]
+
+
+def test_a_difference_of_differences(tmp_path: Path) -> None:
+    wiggle = [0.0, 0.01, -0.01, 0.02, -0.02]
+    values = {"base": [0.5] * 5, "a": [0.7 + w for w in wiggle], "b": [0.6] * 5, "c": [0.52] * 5, "d": [0.5] * 5}
+    crossed = [[["a", "b"], ["c", "d"]]]
+    answer = compared(tmp_path, values, interactions=crossed, decides="interactions")
+    assert answer.decides == pytest.approx(over_seeds([0.08 + w for w in wiggle]))
+    assert answer.lines[0].startswith("Yes: +0.080")
+    assert "a against b, beyond c against d: +0.080" in answer.lines[2]
 
 
 def test_published_figures_stand_beside_the_measured_ones(tmp_path: Path) -> None:
@@ -170,10 +180,10 @@ def test_a_taste_is_found_and_regression_to_the_mean_is_not_one(tmp_path: Path) 
     answer = only(ablation(tmp_path / "taste", {"base": tasteful}, {"q": question}))
     (table,) = answer.tables.values()
     table = table.set_index("feature")
-    assert table.loc["number of sep5", "at equal true rank"] > 0.8
-    assert table["at equal true rank"].idxmax() == "number of sep5"
-    assert "number of sep5" in answer.lines[0]
-    assert {f"layer{i} {option}" for i in (1, 2, 3) for option in OPERATIONS.values()} <= set(table.index)
+    assert table.loc["sep5 anywhere", "at equal true rank"] > 0.8
+    assert table["at equal true rank"].idxmax() == "sep5 anywhere"
+    assert "ranks too high those with more of sep5 anywhere" in answer.lines[0]
+    assert {f"{option} at layer{i}" for i in (1, 2, 3) for option in OPERATIONS.values()} <= set(table.index)
     ignorant = [noise("ignorant", s) for s in range(6)]
     answer = only(ablation(tmp_path / "none", {"base": ignorant}, {"q": question}))
     assert answer.lines[0].startswith("No taste of the supernet's own is shown")
@@ -213,7 +223,7 @@ def test_interference_by_hand(tmp_path: Path) -> None:
         log_of(names, after).to_csv(tmp_path / f"trials/base/seed={seed}/interference.csv", index=False)
     answer = only(evidence)
     assert "changes its own loss by −0.400" in answer.lines[0]
-    assert "0.500 (0.500 to 0.500, n 2) of the other children get worse" in answer.lines[0]
+    assert "a share of 0.500 (0.500 to 0.500, n 2) of the other children gets worse" in answer.lines[0]
     assert np.shape(answer.figures["change of loss (nats)"].data[0].z) == (4, 4)
 
 

@@ -35,22 +35,23 @@ class Panel:
     variants: Mapping[str, Any]
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, found: Sequence[tuple[Question, Answered]] | None = None) -> Path:
     """Write ``report.html`` into the ablation's `folder`, finished or not, and return its path.
 
-    The file appears whole or not at all. Parts for which there is no evidence yet say so in a line.
+    The file appears whole or not at all. Parts for which there is no evidence yet say so in a line. `found` are the
+    questions with their answers, where they are known already.
 
     Raises:
         InputError: `folder` holds no ablation.yaml, or one without metrics, arms or seeds.
     """
     folder = Path(folder)
-    page = render(read_evidence(folder))
+    page = render(read_evidence(folder), found)
     target = folder / "report.html"
     write_text(target, page)
     return target
 
 
-def render(evidence: Evidence) -> str:
+def render(evidence: Evidence, found: Sequence[tuple[Question, Answered]] | None = None) -> str:
     """The page as HTML text; every name, sentence, recipe and error in it is escaped."""
     pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -64,7 +65,7 @@ def render(evidence: Evidence) -> str:
     pages.policies["json.dumps_kwargs"] = {}
     pages.filters.update(number=number, ratio=ratio, p_value=p_value, seeds_needed=seeds_needed)
     pages.filters.update(mark=mark, breakable=_breakable, yaml=_as_yaml, cell=_cell)
-    config, found = evidence.config, answered(evidence)
+    config, found = evidence.config, answered(evidence) if found is None else found
     trials_wanted = len(evidence.arms) * len(evidence.seeds)
     return pages.get_template("report.html").render(
         name=str(config.get("name") or evidence.folder.resolve().name),
@@ -73,7 +74,8 @@ def render(evidence: Evidence) -> str:
         evidence=evidence,
         wanted=trials_wanted,
         verdicts=VERDICTS,
-        by_verdict=arms_by_verdict(evidence.shown_effects, evidence.primary),
+        # A study answers its questions: a list of all arms at its head would bury them.
+        by_verdict={} if found else arms_by_verdict(evidence.shown_effects, evidence.primary),
         questions=found,
         panels={panel.key: panel for panel in [*panels(evidence), *question_panels(found)]},
         cost=cost_table(evidence.done, list(evidence.arms)),

@@ -220,13 +220,10 @@ def conclude(folder: Path) -> list[str]:
     sentences = answer(alone, crossed if quadruples else None, metrics, beside, against)
     if described.get("truth_arm") and primary in results:
         sentences.insert(1, how_well_each_ranks(results, primary, described["truth_arm"]))
-    if described.get("questions"):
-        found_answers = answered(read_evidence(folder))
-        asked = f"{described['name']} asks {len(found_answers)} questions of {len(present)} arms."
-        sentences = [
-            f"{asked} {sentences[-1]}",
-            *write_answers(found_answers, folder),
-        ]
+    answers = answered(read_evidence(folder))
+    if answers:
+        asked = f"{described['name']} asks {len(answers)} questions of {len(present)} arms."
+        sentences = [f"{asked} {sentences[-1]}", *write_answers(answers, folder)]
     write_json(folder / "answer.json", sentences)
-    write_report(folder)
+    write_report(folder, answers)
     return sentences

@@ -60,7 +60,7 @@ class Agreement(Question):
         said = [
             f"A ranking after {short} predicts one after {long} at a tau of {taus.between(short, long)}; two trainings "
             f"of {long} agree at {taus.between(long, long)}, two of {short} at {taus.between(short, short)}.",
-            f"With the truth agree: {'; '.join(f'{a} {cells[a, TRUTH]}' for a in labels)}.",
+            f"With the truth agree: {'; '.join(f'{a}: {cells[a, TRUTH]}' for a in labels)}.",
         ]
         listed = pd.DataFrame(
             [

@@ -122,7 +122,7 @@ class Question(ABC):
         lines = list(found.lines) or ["Nothing is judged; what was measured stands below."]
         if found.decides is not None and self.answers:
             said = self.answers[found.decides.outcome]
-            lines.insert(0, f"{said} ({found.decides.told(signed=True)}).")
+            lines.insert(0, f"{said}: {found.decides.told(signed=True)}.")
         if beside := self.beside(evidence):
             lines.append(beside)
         return Answered(lines, found.tables, found.figures, found.decides)

@@ -20,14 +20,16 @@ class Compare(Question):
 
     Args:
         pairs: (one, other): one minus other is judged, with Holm's correction over the pairs of the question.
+        interactions: (pair, pair): by how much the difference of the first exceeds that of the second.
         lines: Name -> {value: arm} in the order in which they are drawn.
         x: What the values are.
-        decides: What the answer rests on: the mean over all `pairs`, the name of one of them ("one against other"), or
-            the name of a line, whose slope a step of its values it then is.
+        decides: What the answer rests on: the mean over all `pairs`, the name of one of them ("one against other"), the
+            first of the `interactions`, or the name of a line, whose slope from one value to the next it then is.
     """
 
     kind = "compare"
     pairs: Sequence[tuple[str, str]] = ()
+    interactions: Sequence[tuple[tuple[str, str], tuple[str, str]]] = ()
     lines: Mapping[str, Mapping[Any, str]] = field(default_factory=dict)
     x: str = ""
     decides: str = "pairs"
@@ -36,15 +38,14 @@ class Compare(Question):
         if not self.pairs and not self.lines:
             raise InputError(f"question {self.name} compares nothing: give pairs, or lines of arms")
         known = [*(["pairs"] if self.pairs else []), *map(_named, self.pairs), *self.lines]
+        known += ["interactions"] if self.interactions else []
         if self.decides not in known and self.answers:
             raise InputError(f"question {self.name} decides by {self.decides!r}: expected one of {', '.join(known)}")
 
     def arms(self) -> list[str]:
-        return list(
-            dict.fromkeys(
-                [arm for pair in self.pairs for arm in pair] + [a for w in self.lines.values() for a in w.values()]
-            )
-        )
+        crossed = [arm for pairs in self.interactions for pair in pairs for arm in pair]
+        paired = [arm for pair in self.pairs for arm in pair]
+        return list(dict.fromkeys([*paired, *crossed, *(arm for line in self.lines.values() for arm in line.values())]))
 
     def find(self, evidence: Evidence) -> Answered | None:
         found = {arm: over_seeds(values_of(evidence, arm, self.metric)) for arm in self.arms()}
@@ -62,7 +63,7 @@ class Compare(Question):
             tables["differences, same seeds, Holm over these pairs"] = judged
             said.append(_verdicts(judged, self.metric))
         average = self._average(evidence, pairs)
-        if len(pairs) > 1:
+        if len(pairs) > 1 and self.decides == "pairs":
             said.append(f"Mean over the {len(pairs)} pairs: {average.told(signed=True)}.")
         for name, arms in self.lines.items():
             present = {value: arm for value, arm in arms.items() if arm in found}
@@ -70,9 +71,18 @@ class Compare(Question):
                 slopes[name] = self._slope(evidence, list(present.values()))
                 steps = f"{next(iter(present))} to {list(present)[-1]}"
                 told = slopes[name].told(signed=True)
-                said.append(f"{name}: {self.metric} changes by {told} a step of {self.x or 'the line'} ({steps}).")
+                said.append(f"{name}: {self.metric} changes by {told} from one value to the next ({self.x} {steps}).")
+        crossed = {
+            f"{_named(one)}, beyond {_named(other)}": self._average(evidence, [one], [other])
+            for one, other in self.interactions
+            if {*one, *other} <= set(found)
+        }
+        if crossed:
+            tables["differences of differences, same seeds"] = rows_of(crossed, "what")
+            said.append("; ".join(f"{name}: {interval.told(signed=True)}" for name, interval in crossed.items()) + ".")
         named = {_named(pair): self._average(evidence, [pair]) for pair in pairs}
-        deciding = {"pairs": average, **named, **slopes}.get(self.decides)
+        first = {"interactions": next(iter(crossed.values()))} if crossed else {}
+        deciding = {"pairs": average, **first, **named, **slopes}.get(self.decides)
         return Answered(said, tables, self._figures(evidence, found), deciding if deciding and deciding.n else None)
 
     def _judged(self, evidence: Evidence, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
@@ -83,10 +93,16 @@ class Compare(Question):
         columns = ["arm", "difference", "ci_low", "ci_high", "n", "p", "p_holm", "seconds_ratio", "verdict"]
         return table[columns].rename(columns={"arm": "pair", "ci_low": "low", "ci_high": "high"})
 
-    def _average(self, evidence: Evidence, pairs: Sequence[tuple[str, str]]) -> Interval:
-        """The mean difference over pairs, over the seeds that all of them have."""
-        own = [values_of(evidence, a, self.metric) - values_of(evidence, b, self.metric) for a, b in pairs]
-        return over_seeds(pd.concat(own, axis=1).dropna().mean(axis=1) if own else [])
+    def _average(
+        self, evidence: Evidence, pairs: Sequence[tuple[str, str]], less: Sequence[tuple[str, str]] = ()
+    ) -> Interval:
+        """The mean difference over pairs, `less` that of others, over the seeds that all of them have."""
+        own = [values_of(evidence, a, self.metric) - values_of(evidence, b, self.metric) for a, b in (*pairs, *less)]
+        if not own:
+            return over_seeds([])
+        grid = pd.concat(own, axis=1).dropna().to_numpy()
+        mean = grid[:, : len(pairs)].mean(axis=1)
+        return over_seeds(mean - grid[:, len(pairs) :].mean(axis=1) if less else mean)
 
     def _slope(self, evidence: Evidence, arms: Sequence[str]) -> Interval:
         """The least-squares slope a step along the arms, each seed its own."""

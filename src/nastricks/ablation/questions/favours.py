@@ -83,10 +83,10 @@ def features(known: pd.DataFrame, choices: list[str]) -> dict[str, Array]:
     found = {"parameters": known["params"], "FLOPs": known["flops"]}
     operations = sorted({option for choice in choices for option in known[choice].unique()})
     for operation in operations:
-        found[f"number of {operation}"] = sum((known[choice] == operation).astype(float) for choice in choices)
+        found[f"{operation} anywhere"] = sum((known[choice] == operation).astype(float) for choice in choices)
     for choice in choices:
         for option in sorted(known[choice].unique()):
-            found[f"{choice} {option}"] = (known[choice] == option).astype(float)
+            found[f"{option} at {choice}"] = (known[choice] == option).astype(float)
     arrays = {name: np.asarray(values, dtype=np.float64) for name, values in found.items()}
     return {name: values for name, values in arrays.items() if np.isfinite(values).all() and np.ptp(values) > 0}
 
@@ -133,13 +133,13 @@ def _said(table: pd.DataFrame) -> str:
     sure = table[table["p (Holm)"] < 0.05]
     parts = []
     for word, rows in (
-        ("ranks too high children with more", sure[sure["at equal true rank"] > 0]),
-        ("too low those with more", sure[sure["at equal true rank"] < 0]),
+        ("ranks too high", sure[sure["at equal true rank"] > 0]),
+        ("ranks too low", sure[sure["at equal true rank"] < 0]),
     ):
         rows = rows.reindex(rows["at equal true rank"].abs().sort_values(ascending=False).index)
         if len(rows):
             told = [f"{r['feature']} ({r['at equal true rank']:+.2f})" for _, r in rows.iterrows()]
-            parts.append(f"{word} {', '.join(told)}")
+            parts.append(f"{word} those with more of {', '.join(told)}")
     if not parts:
         return "No taste of the supernet's own is shown: at equal true rank no feature correlates with its error."
-    return f"Among children of equal true rank the supernet {', and '.join(parts)} (correlation; p_holm < 0.05)."
+    return f"Among children of equal true rank the supernet {', and '.join(parts)}: correlations, p_holm < 0.05."

@@ -68,7 +68,7 @@ class Interference(Question):
             own, others = groups["the child itself"], groups["all other children"]
             said.append(
                 f"Training one child alone changes its own {column} by {own.told(signed=True)} and that of another "
-                f"child by {others.told(signed=True)}; {hurt} of the other children get worse."
+                f"child by {others.told(signed=True)}; a share of {hurt} of the other children gets worse."
             )
             near = {w: i for w, i in groups.items() if w.startswith("differ")}
             if near:
