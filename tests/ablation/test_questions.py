@@ -130,6 +130,12 @@ def test_pairs_are_judged_apart_and_on_average(tmp_path: Path) -> None:
     assert compared(tmp_path / "2", values, decides="c against d").lines[0].startswith("Yes: +0.030")
 
 
+def test_nothing_is_answered_from_too_few_seeds(tmp_path: Path) -> None:
+    values = {arm: [0.5 + 0.1 * i] * 4 for i, arm in enumerate(("base", "b", "a", "d", "c"))}
+    answer = compared(tmp_path, values)
+    assert answer.lines[0] == "Too few seeds to tell, 5 are needed: +0.100 (+0.100 to +0.100, n 4)."
+
+
 def test_a_line_has_a_slope_a_step(tmp_path: Path) -> None:
     values = {arm: [0.5 - 0.02 * i + 0.001 * s for s in range(5)] for i, arm in enumerate(("base", "a", "b", "c", "d"))}
     line = {1: "base", 2: "a", 4: "b", 8: "c", 16: "d"}

@@ -11,6 +11,7 @@ from scipy import stats
 
 from nastricks.ablation.evidence import Evidence
 from nastricks.ablation.plot_style import number
+from nastricks.ablation.statistics import FEWEST_SEEDS
 
 CONFIDENCE = 0.95
 OUTCOMES = ("higher", "lower", "unclear")
@@ -121,7 +122,8 @@ class Question(ABC):
             return Answered(["No trial that answers this is done yet."])
         lines = list(found.lines) or ["Nothing is judged; what was measured stands below."]
         if found.decides is not None and self.answers:
-            said = self.answers[found.decides.outcome]
+            few = found.decides.n < FEWEST_SEEDS
+            said = f"Too few seeds to tell, {FEWEST_SEEDS} are needed" if few else self.answers[found.decides.outcome]
             lines.insert(0, f"{said}: {found.decides.told(signed=True)}.")
         if beside := self.beside(evidence):
             lines.append(beside)
