@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
 from scipy.stats import rankdata
 
 from nastricks.ablation.evidence import Evidence
@@ -75,7 +76,13 @@ class Favours(Question):
             "correlation": dots(_rows(measured), "correlation of the error in rank", {}),
         }
         caption = f"{self.arm}: error in rank against each feature, 95 % intervals over supernets"
-        return Answered([_said(table)], {caption: table}, figures)
+        sizes = "; ".join(
+            f"{name} {measured[name].told(signed=True)}, of a ranking that knows nothing {np.nanmean(chance[name]):+.2f}"
+            for name in ("parameters", "FLOPs")
+            if name in measured
+        )
+        said = [_said(table), f"All in all the error in rank correlates with {sizes}."] if sizes else [_said(table)]
+        return Answered(said, {caption: table}, figures)
 
 
 def features(known: pd.DataFrame, choices: list[str]) -> dict[str, Array]:
@@ -117,8 +124,6 @@ def _rows(intervals: Mapping[str, Interval]) -> pd.DataFrame:
 
 def _p(interval: Interval) -> float:
     """The two-sided p of the t-test that a 95 % interval belongs to; NaN without an interval."""
-    from scipy import stats
-
     if interval.n < 2 or not np.isfinite(interval.low):
         return float("nan")
     half = interval.high - interval.mean
