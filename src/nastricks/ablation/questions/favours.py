@@ -77,7 +77,7 @@ class Favours(Question):
         }
         caption = f"{self.arm}: error in rank against each feature, 95 % intervals over supernets"
         sizes = "; ".join(
-            f"{name} {measured[name].told(signed=True)}, of a ranking that knows nothing {np.nanmean(chance[name]):+.2f}"
+            f"{name} {measured[name].told(signed=True)}, a ranking that knows nothing {np.nanmean(chance[name]):+.2f}"
             for name in ("parameters", "FLOPs")
             if name in measured
         )
