@@ -32,6 +32,7 @@ SMALL = {
 SET = [f"--{key}={value}" for key, value in SMALL.items()]
 SPOS = [*SPACE, *DATA, "-c", "recipes/algorithms/spos.yaml", *SET]
 DARTS = [*SPACE, *DATA, "-c", "recipes/algorithms/darts.yaml", *SET]
+SIZES = ["-c", "recipes/spaces/elastic.yaml", *DATA, "-c", "recipes/algorithms/spos.yaml", *SET]
 CHILD = [*SPACE, *DATA, "-c", "recipes/child/tiny64.yaml", *SET]
 
 Refused = Callable[..., str]
@@ -96,6 +97,12 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
         ([*CHILD, "--model.init_args.weights", "nowhere"], ["nowhere"]),
         ([*SPOS, "-c", "recipes/tricks/samm.yaml"], ["samm.yaml", "tricks/sam.yaml"]),
         ([*SPOS, "--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
+        ([*SPOS, "--tricks.sync_batch_norm", "{}"], ["sync_batch_norm needs GPUs"]),
+        ([*SPOS, "--tricks.norm_swap.kind", "batch"], ["batch"]),
+        ([*SPOS, "--tricks.inplace_distillation.temperature", "1"], ["UniformPath runs no such paths"]),
+        ([*SPOS, "--tricks.distillation.teacher", "nowhere"], ["nowhere holds no run"]),
+        ([*SIZES, "--tricks.progressive_shrinking.phases", "[kernle]"], ["'kernle'", "did you mean 'kernel'"]),
+        ([*SPOS, "--tricks.progressive_shrinking.phases", "[kernel]"], ["tiny64 has none"]),
     ],
     ids=lambda value: " ".join(a for a in value[-2:] if isinstance(a, str)) if isinstance(value, list) else "",
 )

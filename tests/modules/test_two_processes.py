@@ -87,4 +87,4 @@ def test_two_processes_do_what_one_does_with_the_doubled_batch(tmp_path: Path) -
     moved = [
         not torch.allclose(p, before[name], rtol=0, atol=1e-5) for name, p in run.module.networks.named_parameters()
     ]
-    assert sum(moved) > 0.8 * len(moved)
+    assert sum(moved) > len(moved) / 2  # branches whose scale starts at 0 move late
