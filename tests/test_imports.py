@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "nastricks"
 FLOORS = (
-    ("errors", "files", "memory", "rng", "table_files"),
+    ("chart", "errors", "files", "memory", "rng", "table_files"),
     ("moment",),
     ("data",),
     ("spaces",),

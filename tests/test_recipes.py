@@ -40,12 +40,12 @@ COUNTS = {
     "child": 10,
     "data": 6,
     "loggers": 1,
-    "search": 12,
+    "search": 13,
     "sharing": 5,
     "spaces": 20,
     "stacks": 2,
     "stages": 7,
-    "tricks": 33,
+    "tricks": 36,
 }
 ARMS = {
     "child_reward": 11,
@@ -107,6 +107,8 @@ SMALLER = {  # what is made for larger images or networks, or acts between epoch
     "tricks/progressive_shrinking": {"tricks.progressive_shrinking.starts": "[0.0,0.5,0.5,0.5,0.5]"},
     **{f"algorithms{own}/rdarts": {**TWO_EPOCHS, **HESSIAN_AT_ONCE} for own in ("", "/published")},
     "stacks/harder_augmentation_cifar10": {"tricks.cutout.length": 4},
+    "tricks/freeze_prefix_cache": {"data.init_args.crop_padding": 0},
+    "tricks/space_pruning": {"tricks.space_pruning.epochs": 1},
     "tricks/op_projection": {"tricks.op_projection.at_once": 3},
 }
 BASE = ["recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml"]
@@ -380,6 +382,11 @@ def test_searches(path: Path, supernet: Path, tmp_path: Path) -> None:
         overrides = ["--search.evaluations=3", *(f"--{key}={value}" for key, value in SMALL.items())]
     if path.stem == "shared_weights":
         overrides.append(f"--search.reward.init_args.run={supernet}")
+    if path.stem == "greedy_slimming":
+        folder = tmp_path / "slimmable"
+        files[0] = "recipes/spaces/slimmable.yaml"
+        two_steps([*files[:2], SPOS], folder)
+        overrides = ["--search.evaluations=20", f"--search.reward.init_args.run={folder}"]
     if path.stem == "objective":
         files = ["recipes/spaces/sequence.yaml", *files[3:]]
         overrides = overrides[:1]

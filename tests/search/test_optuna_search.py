@@ -4,16 +4,20 @@ import logging
 import math
 import runpy
 import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import optuna
 import pytest
 
 from nastricks.data import ImageSpec
 from nastricks.errors import InputError
 from nastricks.rng import generator
 from nastricks.search import NSGA2, TPE, Outcome, Proposal, RandomSearch, SearchAlgorithm, optuna_search, pareto
-from nastricks.search.optuna_search import CostName
+from nastricks.search.constraints import Constraints, CostName, Costs
 from nastricks.spaces import Allowed, Architecture, Choice, Network, Option, Space, Tiny64
 
 
@@ -126,6 +130,60 @@ def test_an_unknown_cost_is_refused(cost: CostName) -> None:
     (proposal,) = algorithm.ask()
     with pytest.raises(InputError, match=f"the {cost} of .* are unknown: expected a number beside every reward"):
         algorithm.tell([Outcome(proposal, 0.5)])
+
+
+def stored(folder: Path) -> optuna.Study:
+    """The study of a search's run folder, as Optuna itself reads it."""
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / "optuna.journal"))
+    return optuna.load_study(study_name=None, storage=optuna.storages.JournalStorage(backend))
+
+
+@pytest.mark.parametrize("make", [partial(TPE, startup=4, batch=3), partial(NSGA2, population=6, batch=3)])
+@pytest.mark.parametrize("bounded", [False, True])
+@pytest.mark.parametrize("cut", [1, 11, 24])
+def test_a_study_goes_on_from_its_storage(
+    make: Callable[[Space, int], SearchAlgorithm], bounded: bool, cut: int, tmp_path: Path
+) -> None:
+    """Stopped after `cut` evaluations, which may be within an ask: the rest is what a straight run proposes."""
+    space = Tiny64()
+    constraints = Constraints({}, {"params": 2_000.0}, Costs(space, ImageSpec(1, 10, 8))) if bounded else None
+
+    def proposed(evaluations: int, folder: Path | None) -> list[Architecture]:
+        algorithm = make(space, 0)
+        if constraints is not None:
+            algorithm.constrain(constraints)
+        if folder is not None:
+            algorithm.keep_in(folder)
+        found: list[Architecture] = []
+        while len(found) < evaluations:
+            asked = algorithm.ask()[: evaluations - len(found)]
+            found += [proposal.architecture for proposal in asked]
+            algorithm.tell([traded(proposal.architecture) for proposal in asked])
+        return found
+
+    straight = proposed(36, None)
+    assert proposed(cut, tmp_path) == straight[:cut]
+    assert proposed(36, tmp_path) == straight
+    kept = [trial.params for trial in stored(tmp_path).trials]
+    assert proposed(36, tmp_path) == straight
+    assert [trial.params for trial in stored(tmp_path).trials] == kept, "nothing is stored twice"
+    assert len(kept) == 36 or bounded
+    if constraints is not None:
+        assert all(constraints.met(architecture) for architecture in straight)
+
+
+def test_optunas_own_tools_can_read_the_storage(tmp_path: Path) -> None:
+    algorithm = NSGA2(Tiny64(), 0, population=4)
+    algorithm.keep_in(tmp_path)
+    outcomes = []
+    for _ in range(12):
+        (proposal,) = algorithm.ask()
+        outcomes.append(traded(proposal.architecture))
+        algorithm.tell(outcomes[-1:])
+    study = stored(tmp_path)
+    assert [tuple(t.values) for t in study.trials] == [(o.reward, o.flops) for o in outcomes]
+    best = {tuple(t.values) for t in study.best_trials}
+    assert best == {(o.reward, o.flops) for o in pareto(outcomes)}
 
 
 def test_optuna_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from nastricks.commands.progress import progress
 from nastricks.files import write_json
 from nastricks.modules.tracking import Tracked, track_results
 from nastricks.search.engine import Engine, engine
+from nastricks.search.front import front
 from nastricks.search.loop import Search, claim
 from nastricks.search.recipe import dump_any, resolve_search
 
@@ -20,8 +21,9 @@ def search(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.out) if arguments.out else Path("runs") / f"search-{made.space.name}-{algorithm.lower()}"
     with closing(engine(arguments.workers, arguments.ray)) as runs:
         runs.check()
-        claim(config, folder)
+        claim(config, folder, made.reward.stamp)
         made.folder = folder
+        made.algorithm.keep_in(folder)
         metrics = _run(made, runs)
     best = made.best_at(made.budget)
     told = {"best": best.architecture, "evaluations": len(made.evaluations), "metrics": metrics}
@@ -33,6 +35,9 @@ def search(arguments: argparse.Namespace) -> int:
     for kind, values in made.baselines().items():
         label = {"chance": "a random architecture on average", "best": "the best of the table"}[kind]
         print(f"{label}: {next(iter(values.values())):.4f}")
+    if made.front_cost is not None:
+        found = len(front(made.evaluations, made.front_cost))
+        print(f"front: {found} networks, {folder / 'front.csv'}, {folder / 'pareto.svg'}")
     print(f"evaluations: {folder / 'evaluations.csv'}")
     return 0
 

@@ -2,11 +2,16 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
+import torch
+
 from nastricks.errors import InputError
+from nastricks.search.constraints import Constraints
+from nastricks.search.moves import unseen
 from nastricks.spaces import Architecture, Space
 
 
@@ -22,8 +27,8 @@ class Proposal:
 class Outcome:
     """What came of a proposal.
 
-    `reward` is what the search maximises (the stated reward where the child diverged); `params` and `flops` are None
-    where they are unknown.
+    `reward` is what the search maximises (the stated reward where the child diverged); `params`, `flops` and `latency`
+    (in milliseconds) are None where they are unknown.
 
     Raises:
         InputError: the reward is not a number.
@@ -33,6 +38,7 @@ class Outcome:
     reward: float
     params: int | None = None
     flops: int | None = None
+    latency: float | None = None
 
     def __post_init__(self) -> None:
         if math.isnan(self.reward):
@@ -50,10 +56,42 @@ class SearchAlgorithm(ABC):
     """
 
     needs_cost: ClassVar[bool] = False
-    """Whether it must be told the parameters and FLOPs of what it proposed."""
+    """Whether it must be told what the proposed architectures cost."""
+    takes_constraints: ClassVar[bool] = True
+    """Whether it can keep to what `Constraints` admit."""
 
     def __init__(self, space: Space, seed: int) -> None:
         self.space, self.seed = space, seed
+        self.constraints: Constraints | None = None
+
+    def constrain(self, constraints: Constraints) -> None:
+        """Propose only what meets the constraints (or leads there), from the first ask on.
+
+        Raises:
+            InputError: this algorithm cannot.
+        """
+        if not self.takes_constraints:
+            raise InputError(
+                f"{type(self).__name__} takes no constraints, since what it draws follows from its policy: take costs "
+                "off the reward (search.reward.resource), or another algorithm"
+            )
+        self.constraints = constraints
+
+    def keep_in(self, folder: Path) -> None:  # noqa: B027  most are continued by what they are told
+        """Keep in a run folder what helps to continue there, and continue from what an earlier process kept."""
+
+    def admits(self, architecture: Architecture) -> bool:
+        """Whether an architecture meets the constraints."""
+        return self.constraints is None or self.constraints.met(architecture)
+
+    def draw(self, rng: torch.Generator) -> Architecture:
+        """A random architecture that is admitted."""
+        return self.space.sample(rng) if self.constraints is None else self.constraints.sample(rng)
+
+    def unseen(self, seen: Collection[Architecture], rng: torch.Generator) -> Architecture | None:
+        """A random architecture that is admitted and not among those seen; None where none was found."""
+        draw = None if self.constraints is None else self.constraints.sample
+        return unseen(self.space, seen, rng, draw, self.admits)
 
     @abstractmethod
     def ask(self) -> list[Proposal]:

@@ -12,8 +12,8 @@ import torch
 from nastricks.errors import InputError
 from nastricks.rng import generator
 from nastricks.search.algorithm import Outcome, Proposal, SearchAlgorithm, at_least, probability
+from nastricks.search.moves import TRIES, mutate
 from nastricks.search.moves import crossover as combine
-from nastricks.search.moves import mutate
 from nastricks.spaces import Architecture, Space
 
 
@@ -21,7 +21,8 @@ class RegularizedEvolution(SearchAlgorithm):
     """A random population; then each child comes from the best of a random sample, and the oldest dies.
 
     With `batch` above 1 the children of an ask are bred from the same population, so that they can be evaluated in
-    parallel. A child may be an architecture that was proposed before.
+    parallel. A child may be an architecture that was proposed before. Under constraints children are bred anew until
+    one meets them, as in SPOS.
 
     Args:
         population: Architectures alive, at least 2.
@@ -67,7 +68,7 @@ class RegularizedEvolution(SearchAlgorithm):
         missing = self.population - len(self._alive)
         numbers = range(self._told, self._told + min(self.batch, missing or self.batch))
         rngs = [generator(self.seed, "regularized_evolution", number) for number in numbers]
-        return [Proposal(self.space.sample(rng) if missing else self._child(rng)) for rng in rngs]
+        return [Proposal(self.draw(rng) if missing else self._admitted(rng)) for rng in rngs]
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
         self._alive.extend(outcomes)  # the oldest fall out on the left
@@ -78,6 +79,14 @@ class RegularizedEvolution(SearchAlgorithm):
             return {}
         rewards = [outcome.reward for outcome in self._alive]
         return {"population_best": max(rewards), "population_mean": sum(rewards) / len(rewards)}
+
+    def _admitted(self, rng: torch.Generator) -> Architecture:
+        """A child that meets the constraints, bred anew until one does; a random one where a hundred do not."""
+        for _ in range(TRIES):
+            child = self._child(rng)
+            if self.admits(child):
+                return child
+        return self.draw(rng)
 
     def _child(self, rng: torch.Generator) -> Architecture:
         parent = self._winner(rng)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from nastricks.errors import InputError
 from nastricks.rng import generator
 from nastricks.search.algorithm import Outcome, Proposal, SearchAlgorithm, at_least
-from nastricks.search.moves import unseen
+from nastricks.search.constraints import Constraints
 from nastricks.spaces import Architecture, Space
 
 
@@ -60,6 +60,11 @@ class _Halving(SearchAlgorithm):
         self._contenders: list[Architecture] = []
         self._next_bracket()
 
+    def constrain(self, constraints: Constraints) -> None:
+        super().constrain(constraints)
+        self._number = -1
+        self._next_bracket()
+
     def asked_epochs(self) -> tuple[int, ...]:
         halvings = max(s for _, s in self.brackets)
         return tuple(self.max_epochs // self.eta**i for i in range(halvings, -1, -1))
@@ -88,7 +93,7 @@ class _Halving(SearchAlgorithm):
         drawn: dict[Architecture, None] = {}
         for number in range(architectures):
             rng = generator(self.seed, "successive_halving", self._number, number)
-            architecture = unseen(self.space, drawn, rng)
+            architecture = self.unseen(drawn, rng)
             if architecture is None:
                 break
             drawn[architecture] = None

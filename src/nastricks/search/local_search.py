@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from nastricks.rng import generator
 from nastricks.search.algorithm import Outcome, Proposal, SearchAlgorithm, at_least
-from nastricks.search.moves import neighbours, unseen
+from nastricks.search.constraints import Constraints
+from nastricks.search.moves import neighbours
 from nastricks.spaces import Architecture, Space
 
 
@@ -32,6 +33,10 @@ class LocalSearch(SearchAlgorithm):
         self._waiting: list[Architecture] = []
         self._start()
 
+    def constrain(self, constraints: Constraints) -> None:
+        super().constrain(constraints)
+        self._start()
+
     def ask(self) -> list[Proposal]:
         return [Proposal(architecture) for architecture in self._waiting[: self.batch]]
 
@@ -48,7 +53,7 @@ class LocalSearch(SearchAlgorithm):
     def _climb(self) -> None:
         """Move as far as what is known leads, then wait for what has to be known next."""
         while not self._waiting:
-            around = neighbours(self.space, self._current)
+            around = [a for a in neighbours(self.space, self._current) if self.admits(a)]
             self._waiting = [architecture for architecture in around if architecture not in self._known]
             if self._waiting:
                 return
@@ -61,6 +66,6 @@ class LocalSearch(SearchAlgorithm):
             return
 
     def _start(self) -> None:
-        start = unseen(self.space, self._known, generator(self.seed, "local_search", len(self._optima)))
+        start = self.unseen(self._known, generator(self.seed, "local_search", len(self._optima)))
         if start is not None:
             self._current, self._waiting = start, [start]

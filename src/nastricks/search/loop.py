@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +23,13 @@ from nastricks.ranking.tables import Table
 from nastricks.recipe import FIT_KEYS, refused
 from nastricks.rng import generator
 from nastricks.search.algorithm import Outcome, Proposal, SearchAlgorithm
+from nastricks.search.constraints import COSTS, Constraints, CostName, Costs
 from nastricks.search.engine import Engine
+from nastricks.search.evaluation import Evaluation
+from nastricks.search.front import write_front
 from nastricks.search.recipe import dump_any, search_parser
 from nastricks.search.reward import Measured, Reward, Setting, truth_table
-from nastricks.spaces import Architecture, Cost, Space
+from nastricks.spaces import Cost, Space
 
 CHECKPOINTS = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 """Numbers of evaluations at which the best so far is a metric of its own."""
@@ -34,24 +37,6 @@ CHECKPOINTS = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 COUNTED = ("repeats", "diverged", "child_seconds")
 CURVE_POINTS = 100
 SECONDS_BETWEEN_WRITES = 5.0
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One row of ``evaluations.csv``: `spent` counts full evaluations, this one included."""
-
-    number: int
-    spent: float
-    architecture: str
-    epochs: int | None
-    reward: float
-    accuracy: float
-    truth: float | None
-    params: int | None
-    flops: int | None
-    seconds: float
-    status: str
-    repeat: bool
 
 
 class Search:
@@ -75,18 +60,41 @@ class Search:
         self.reward: Reward = made.search.reward
         self.algorithm: SearchAlgorithm = made.search.algorithm(self.space, self.seed)
         self.reward.prepare(self.setting)
+        self.front_cost, self.costs, self.constraints = self._weighed()  # refused now, before anything is scored
+        if self.constraints is not None:
+            self.algorithm.constrain(self.constraints)
         self.reward.check_epochs(self.algorithm.asked_epochs())
         self.algorithm.check_rewards(*self.reward.range)
         self.truth = self._truth()
         self._known: dict[Proposal, Measured] = {}
-        self._costs: dict[Architecture, Cost] = {}
-        if self.reward.resource is not None or self.algorithm.needs_cost:
-            self._cost(self.space.sample(generator(self.seed, "cost")))  # refused now where there is no network
         self.evaluations: list[Evaluation] = []
         self._best: list[Evaluation] = []  # those that were the best so far when they came
         self._seen: set[Proposal] = set()
         self._curve: list[dict[str, float]] = []
         self._updates: list[dict[str, float]] = []
+
+    def _weighed(self) -> tuple[CostName | None, Costs | None, Constraints | None]:
+        """The cost of the front, what children cost, and the bounds on it; None where nothing asks for it."""
+        search = self.config.search
+        least, most = _bounds(search.least), _bounds(search.most)
+        own: CostName | None = getattr(self.algorithm, "cost", None)
+        drawn: CostName | None = search.front or own or next(iter([*most, *least]), None)
+        names = [name for name in (drawn, own, *least, *most) if name is not None]
+        if not names and self.reward.resource is None:
+            return None, None, None
+        if self.setting.spec is None:
+            raise InputError("the cost of a child depends on the images: name the data in the stack")
+        if "latency" in names and search.latency is None:
+            raise InputError(
+                "the search asks for latencies and search.latency is not set: name a table that `nastricks latency` "
+                "measured for this space"
+            )
+        costs = Costs(self.space, self.setting.spec, search.latency)
+        costs.of(self.space.sample(generator(self.seed, "cost")))  # refuses spaces without a network
+        constraints = Constraints(least, most, costs) if least or most else None
+        if constraints is not None:
+            constraints.witness  # noqa: B018  refuses bounds that no architecture meets
+        return drawn, costs, constraints
 
     def _truth(self) -> Table | None:
         return truth_table(self.setting, self.config.search.truth or getattr(self.reward, "table", None))
@@ -116,6 +124,11 @@ class Search:
                 written = time.monotonic()
         if not self.evaluations:
             raise InputError(f"{type(self.algorithm).__name__} proposed no architecture of {self.space.name}")
+        if not self._best:
+            raise InputError(
+                f"the budget of {self.budget} evaluations ended before {type(self.algorithm).__name__} reached an "
+                "architecture that meets the constraints: raise search.evaluations"
+            )
         self._draw_curve(self.budget)  # flat from where nothing was left to ask
         if self.folder is not None:
             self._write()
@@ -143,7 +156,7 @@ class Search:
         if missing:
             for key, found in self.reward.measure(missing, engine):
                 self._known[key] = found
-                if self.folder is not None and self.reward.trains:
+                if self.folder is not None and self.reward.keeps:
                     named = {"architecture": self.space.format(key.architecture), "epochs": key.epochs}
                     write_json(self._file(key), {**named, **asdict(found)})
         return [self._known[key] for key in keys]
@@ -154,29 +167,23 @@ class Search:
 
     def _file(self, key: Proposal) -> Path:
         assert self.folder is not None
-        named = f"{self.space.format(key.architecture)} {key.epochs}"
+        named = f"{self.space.format(key.architecture)} {key.epochs}{self.reward.stamp}"
         return self.folder / "children" / f"{hashlib.sha256(named.encode()).hexdigest()[:20]}.json"
 
     def _recall(self, key: Proposal) -> bool:
-        if self.folder is None or not self.reward.trains or not self._file(key).is_file():
+        if self.folder is None or not self.reward.keeps or not self._file(key).is_file():
             return False
         kept = json.loads(self._file(key).read_text())
         self._known[key] = Measured(**{field: kept[field] for field in Measured.__dataclass_fields__})
         return True
 
     def _outcome(self, proposal: Proposal, measured: Measured) -> Outcome:
-        if self.reward.resource is None and not self.algorithm.needs_cost:
+        if self.costs is None:
             return Outcome(proposal, measured.accuracy)
-        cost = self._cost(proposal.architecture)
-        taken = 0.0 if self.reward.resource is None else self.reward.resource.term(cost)
-        return Outcome(proposal, measured.accuracy - taken, cost.params, cost.flops)
-
-    def _cost(self, architecture: Architecture) -> Cost:
-        if architecture not in self._costs:
-            if self.setting.spec is None:
-                raise InputError("the cost of a child depends on the images: name the data in the stack")
-            self._costs[architecture] = self.space.cost(architecture, self.setting.spec)
-        return self._costs[architecture]
+        cost = self.costs.of(proposal.architecture)
+        params, flops = int(cost["params"]), int(cost["flops"])
+        taken = 0.0 if self.reward.resource is None else self.reward.resource.term(Cost(params, flops))
+        return Outcome(proposal, measured.accuracy - taken, params, flops, cost.get("latency"))
 
     def _note(self, outcome: Outcome, measured: Measured, spent: float) -> None:
         name = self.space.format(outcome.proposal.architecture)
@@ -193,13 +200,15 @@ class Search:
                 truth=truth,
                 params=outcome.params,
                 flops=outcome.flops,
+                latency=outcome.latency,
                 seconds=measured.seconds,
                 status=measured.status,
+                meets=self.algorithm.admits(outcome.proposal.architecture),
                 repeat=network in self._seen,
             )
         )
         self._seen.add(network)
-        if not self._best or outcome.reward > self._best[-1].reward:
+        if self.evaluations[-1].meets and (not self._best or outcome.reward > self._best[-1].reward):
             self._best.append(self.evaluations[-1])
 
     def _true_accuracy(self, name: str, measured: Measured) -> float | None:
@@ -265,6 +274,8 @@ class Search:
 
     def _draw_curve(self, spent: float) -> None:
         drawn = len(self._curve)
+        if not self._best:  # nothing met the constraints yet
+            return
         for point in self._grid[drawn:]:
             if point > spent + 1e-9:
                 break
@@ -284,6 +295,13 @@ class Search:
         write_csv(self.folder / "metrics.csv", self.curve)
         if self._updates:
             write_csv(self.folder / "updates.csv", pd.DataFrame(self._updates))
+        if self.front_cost is not None and self._best:
+            title = f"{self.space.name}: {len(self.evaluations)} evaluations of {type(self.algorithm).__name__}"
+            write_front(self.folder, self.evaluations, self._best[-1], self.front_cost, self.constraints, title)
+
+
+def _bounds(asked: Namespace) -> dict[CostName, float]:
+    return {name: getattr(asked, name) for name in COSTS if getattr(asked, name) is not None}
 
 
 def _instantiated(config: Namespace) -> Namespace:
@@ -301,15 +319,17 @@ def _instantiated(config: Namespace) -> Namespace:
         raise refused(error) from error
 
 
-def claim(config: Namespace, folder: Path) -> None:
+def claim(config: Namespace, folder: Path, stamp: str = "") -> None:
     """Write config.yaml, or see that the folder holds the same search (its budget may differ).
+
+    `stamp` is the reward's: what else the outcomes depend on.
 
     Raises:
         InputError: the folder holds something else.
     """
     unbounded = config.clone()
     unbounded.search.evaluations = None
-    fingerprint = hashlib.sha256(dump_any(unbounded).encode()).hexdigest()
+    fingerprint = hashlib.sha256((dump_any(unbounded) + stamp).encode()).hexdigest()
     path = folder / "search.json"
     if path.is_file():
         if json.loads(path.read_text()).get("fingerprint") != fingerprint:

@@ -4,12 +4,13 @@ Where `Space.legal` depends on the choices before, a change can make later choic
 rule: the choices are walked in order, an option that is still legal stays, another is drawn anew among the legal ones.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 
 from nastricks.rng import generator
 from nastricks.spaces import Architecture, Space
+from nastricks.spaces.base import LISTED
 
 TRIES = 100  # uniform draws before `unseen` looks for what is left
 
@@ -75,16 +76,32 @@ def crossover(space: Space, first: Architecture, second: Architecture, rng: torc
     return child
 
 
-def unseen(space: Space, seen: Collection[Architecture], rng: torch.Generator) -> Architecture | None:
-    """A uniform architecture (`Space.sample`) that is not among those seen; None where every one was.
+def unseen(
+    space: Space,
+    seen: Collection[Architecture],
+    rng: torch.Generator,
+    draw: Callable[[torch.Generator], Architecture] | None = None,
+    admits: Callable[[Architecture], bool] = lambda architecture: True,
+) -> Architecture | None:
+    """A random architecture that is not among those seen; None where every one was.
 
-    After 100 draws in vain it walks through the space in random order, which visits no more than what was seen.
+    After 100 draws in vain it walks through the space in random order, which visits no more than what was seen, or
+    what is not admitted: then it walks through spaces of at most 100,000 architectures alone.
+
+    Args:
+        space: The space.
+        seen: What is not wanted.
+        rng: Generator of the draws.
+        draw: Gives an architecture that is admitted; None for `Space.sample`.
+        admits: Whether an architecture may come back.
     """
     for _ in range(TRIES):
-        architecture = space.sample(rng)
+        architecture = space.sample(rng) if draw is None else draw(rng)
         if architecture not in seen:
             return architecture
-    return next((architecture for architecture in _walk(space, (), rng) if architecture not in seen), None)
+    if draw is not None and space.size > LISTED:
+        return None
+    return next((a for a in _walk(space, (), rng) if a not in seen and admits(a)), None)
 
 
 def _walk(space: Space, prefix: Architecture, rng: torch.Generator) -> Iterator[Architecture]:

@@ -1,6 +1,7 @@
 """A policy that learns from the rewards of the architectures it draws: controllers (Zoph & Le 2017)."""
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ class PolicySearch(SearchAlgorithm):
         estimator: Makes the estimator from the policy; its `episodes` is the number of architectures an update.
         optimizer: Makes the policy's optimizer.
     """
+
+    takes_constraints: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 
 from nastricks.rng import generator
 from nastricks.search.algorithm import Outcome, Proposal, SearchAlgorithm, at_least
-from nastricks.search.moves import unseen
 from nastricks.spaces import Architecture, Space
 
 
 class RandomSearch(SearchAlgorithm):
-    """Uniform architectures. Which ones does not depend on the batch.
+    """Uniform architectures (but see `Constraints.sample`). Which ones does not depend on the batch.
 
     Args:
         batch: Architectures an ask, at least 1.
@@ -31,10 +30,10 @@ class RandomSearch(SearchAlgorithm):
     def ask(self) -> list[Proposal]:
         rngs = [generator(self.seed, "random_search", number) for number in range(self._told, self._told + self.batch)]
         if not self.without_repetition:
-            return [Proposal(self.space.sample(rng)) for rng in rngs]
+            return [Proposal(self.draw(rng)) for rng in rngs]
         drawn: dict[Architecture, None] = {}
         for rng in rngs:
-            architecture = unseen(self.space, ChainMap(drawn, self._seen), rng)
+            architecture = self.unseen(ChainMap(drawn, self._seen), rng)
             if architecture is None:
                 break
             drawn[architecture] = None

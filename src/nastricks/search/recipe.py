@@ -4,6 +4,7 @@ search:
   algorithm: {class_path: nastricks.search.RegularizedEvolution, init_args: {population: 20}}
   reward: {class_path: nastricks.search.TableReward}
   evaluations: 200
+  most: {flops: 1.0e+6}
 """
 
 import functools
@@ -17,6 +18,7 @@ from nastricks.errors import InputError
 from nastricks.recipe import KEYS as RECIPE_KEYS
 from nastricks.recipe import RecipeParser, add_arguments, dump, parser, read_yaml, resolve
 from nastricks.search.algorithm import SearchAlgorithm
+from nastricks.search.constraints import COSTS, UNITS, CostName
 from nastricks.search.reward import Reward
 from nastricks.spaces import Space
 
@@ -33,6 +35,13 @@ def search_parser() -> LightningArgumentParser:
     made.add_argument("--search.algorithm", type=Callable[[Space, int], SearchAlgorithm], help="what proposes")
     made.add_argument("--search.reward", type=Reward, help="what an architecture is worth")
     made.add_argument("--search.evaluations", type=int, default=100, help="budget in full evaluations")
+    for cost in COSTS:
+        made.add_argument(
+            f"--search.most.{cost}", type=float | None, default=None, help=f"most {UNITS[cost]} of a child"
+        )
+        made.add_argument(f"--search.least.{cost}", type=float | None, default=None, help=f"least {UNITS[cost]}")
+    made.add_argument("--search.latency", type=str | None, default=None, help="table of `nastricks latency`")
+    made.add_argument("--search.front", type=CostName | None, default=None, help="cost of the Pareto front")
     made.add_argument("--search.truth", type=str | None, default=None, help="table of true accuracies to judge by")
     made.add_argument("--search.goal", type=float | None, default=None, help="true accuracy whose reaching is timed")
     return made

@@ -1,10 +1,12 @@
 """What an architecture is worth to a search: a table, a known objective, shared weights (and `trained_child`)."""
 
+import hashlib
 import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -13,6 +15,7 @@ from jsonargparse import Namespace
 from nastricks.data import ImageSpec, TensorDataModule
 from nastricks.errors import InputError
 from nastricks.modules import SupernetModule
+from nastricks.modules.run_folder import LAST
 from nastricks.ranking.rank import scored
 from nastricks.ranking.tables import Table, load_table, shipped_table
 from nastricks.rng import generator
@@ -60,7 +63,8 @@ class Reward(ABC):
         resource: Takes a child's cost off; None does not.
     """
 
-    trains: ClassVar[bool] = False  # whether a measurement is worth keeping on disk
+    keeps: ClassVar[bool] = False  # whether a measurement is worth keeping on disk
+    stamp: str = ""  # what measurements depend on beside the configuration
 
     def __init__(self, resource: Resource | None = None) -> None:
         self.resource = resource
@@ -198,6 +202,8 @@ class SharedWeights(Reward):
         resource: Takes a child's cost off.
     """
 
+    keeps = True
+
     def __init__(self, run: str, resource: Resource | None = None) -> None:
         super().__init__(resource)
         self.run = run
@@ -206,10 +212,14 @@ class SharedWeights(Reward):
         self._run: Run = load_run(self.run)
         if not isinstance(self._run.module, SupernetModule):
             raise InputError(f"{self.run} trained a child: SharedWeights needs a supernet's run folder")
-        if self._run.module.space.name != setting.space.name:
+        own = self._run.module.space
+        if own.name != setting.space.name:
+            raise InputError(f"{self.run} is of space {own.name}, the search is of {setting.space.name}")
+        if own.choices != setting.space.choices:
             raise InputError(
-                f"{self.run} is of space {self._run.module.space.name}, the search is of {setting.space.name}"
+                f"{self.run} and the search have other choices of {own.name}: give the search the run's space settings"
             )
+        self.stamp = hashlib.sha256((Path(self.run) / LAST).read_bytes()).hexdigest()
         self._calibration = calibration_of(self._run.config)
 
     def measure(self, proposals: Sequence[Proposal], engine: Engine) -> Iterator[tuple[Proposal, Measured]]:

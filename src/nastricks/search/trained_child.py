@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 
 from nastricks.errors import InputError
 from nastricks.modules import Calibration, ChildModule
-from nastricks.ranking.evaluate import score_children
+from nastricks.ranking.evaluate import score_children, scoring_of
 from nastricks.recipe import with_seed
 from nastricks.run import Run, build, calibration_of
 from nastricks.search.algorithm import Proposal
@@ -38,7 +38,7 @@ class TrainedChild(Reward):
         resource: Takes a child's cost off.
     """
 
-    trains = True
+    keeps = True
 
     def __init__(self, diverged: float = 0.0, resource: Resource | None = None) -> None:
         super().__init__(resource)
@@ -98,9 +98,8 @@ def train_and_score(task: ChildTask, calibrations: Sequence[Calibration | None])
 def _scored(run: Run, calibration: Calibration | None, training_seconds: float) -> Measured:
     watch = Stopwatch()
     module: Any = run.module
-    extra = run.data.calibration_batches(calibration.batches) if calibration is not None else []
     architecture = module.policy.architecture
-    batches = run.data.evaluation_batches("validation")
-    score = score_children(module.space, module.networks[0], [architecture], batches, extra)[architecture]
+    scoring = scoring_of(run.data, calibration, "validation")
+    score = score_children(module.space, module.networks[0], [architecture], scoring)[architecture]
     status: Status = "done" if math.isfinite(score.loss) else "diverged"
     return Measured(score.accuracy, score.loss, training_seconds + watch.seconds(), status)
