@@ -135,6 +135,12 @@ def parser() -> argparse.ArgumentParser:
     )
     rank.set_defaults(takes_overrides=True)
     rank.add_argument("--out", metavar="DIR", help="folder of ranking.csv (default: the run's)")
+    rank.add_argument(
+        "--fine-tune", metavar="N,N", help="also rank after so many batches of each child's own training: 0,1,5,10"
+    )
+    rank.add_argument(
+        "--fine-tune-rate", type=float, metavar="X", help="its learning rate (default: a tenth of the recipe's)"
+    )
 
     derive = command("derive", "derive:derive", "print and draw the architecture that the algorithm settles on")
     derive.add_argument("run", metavar="RUN")

@@ -16,7 +16,7 @@ from nastricks.files import write_text
 from nastricks.modules import TrainingModule
 from nastricks.modules.proof import Proof, order_of_tricks, prove
 from nastricks.modules.trick import Calibration
-from nastricks.ranking.evaluate import score_children
+from nastricks.ranking.evaluate import score_children, scoring_of
 from nastricks.recipe import resolve
 from nastricks.rng import generator
 from nastricks.run import Run, build
@@ -56,9 +56,8 @@ def score_child(module: TrainingModule, data: TensorDataModule, calibration: Cal
     architecture = space.sample(generator(module.seed, "check", "child"))
     if all(len(options) == 1 for options in allowed.values()):
         architecture = tuple(allowed[choice.name][0] for choice in space.choices)
-    extra = [] if calibration is None else data.calibration_batches(calibration.batches)
-    batches = data.evaluation_batches("validation", limit=1)
-    score = score_children(space, module.network_of(space.gates(architecture)), [architecture], batches, extra)
+    scoring = scoring_of(data, calibration, "validation", limit=1)
+    score = score_children(space, module.network_of(space.gates(architecture)), [architecture], scoring)
     return score[architecture].accuracy, score[architecture].loss
 
 

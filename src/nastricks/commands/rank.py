@@ -10,9 +10,10 @@ from rich.table import Table as RichTable
 
 from nastricks.commands.progress import progress
 from nastricks.errors import InputError
-from nastricks.files import write_json
+from nastricks.files import write_csv, write_json, write_text
 from nastricks.modules import SupernetModule
 from nastricks.ranking.baselines import NO_CEILING, baselines, noise_ceiling
+from nastricks.ranking.fine_tuning import FineTuning, batches_of, check_asked, draw_fine_tuning, fine_tune
 from nastricks.ranking.metrics import ranking_metrics, s_tau
 from nastricks.ranking.rank import Ranking, counted_once, counted_rows, find_table, picked
 from nastricks.ranking.rank import rank as rank_module
@@ -24,10 +25,16 @@ from nastricks.run import calibration_of, load_run
 def rank(arguments: argparse.Namespace) -> int:
     """Rank each run, write ranking.csv, print measures beside baselines and the ceiling."""
     if arguments.scores is not None:
+        if arguments.fine_tune is not None:
+            raise InputError("--fine-tune trains the children of a run, and --scores has none: leave one of them out")
         return _rank_scores(arguments)
     if arguments.config or arguments.overrides:
         told = next(iter([*arguments.config, *arguments.overrides]))
         raise InputError(f"{told} would describe the space of --scores: a run knows its own, so leave it out")
+    if arguments.fine_tune_rate is not None and arguments.fine_tune is None:
+        raise InputError("--fine-tune-rate is the rate of --fine-tune, which is not given: add --fine-tune 0,1,5,10")
+    if arguments.fine_tune is not None:
+        check_asked(batches_of(arguments.fine_tune), arguments.fine_tune_rate)
     if not arguments.runs:
         raise InputError("rank needs a run folder, or --scores FILE with a ranking made anywhere")
     rankings = [_rank_run(folder, arguments, len(arguments.runs)) for folder in arguments.runs]
@@ -44,6 +51,7 @@ def _rank_run(folder: str, arguments: argparse.Namespace, runs: int) -> Ranking:
     chosen = picked(space, arguments.children, seed=0)
     table = find_table(space, run.data, arguments.table)
     calibration = calibration_of(run.config)
+    batches = None if arguments.fine_tune is None else batches_of(arguments.fine_tune)
     with progress("rank", len(chosen)) as (bar, number):
         ranking = rank_module(
             run.module,
@@ -65,10 +73,35 @@ def _rank_run(folder: str, arguments: argparse.Namespace, runs: int) -> Ranking:
             "derived": ranking.derived,
         },
     )
-    how = "running statistics" if calibration is None else f"calibrated over {calibration.batches} training batches"
+    how = "running statistics" if calibration is None else calibration.words
     _print(ranking, f"{folder}: {len(chosen)} children, {how}")
     print(f"ranking: {out / 'ranking.csv'}")
+    if batches is not None:
+        with progress("fine-tune", len(chosen)) as (bar, number):
+            found = fine_tune(
+                run.module,
+                run.data,
+                table,
+                chosen,
+                batches,
+                rate=arguments.fine_tune_rate,
+                calibration=calibration,
+                done=lambda count: bar.advance(number, count),
+            )
+        _write_fine_tuning(found, out, Path(folder).name)
     return ranking
+
+
+def _write_fine_tuning(found: FineTuning, out: Path, name: str) -> None:
+    write_csv(out / "fine_tuning.csv", found.curve)
+    write_csv(out / "fine_tuned_children.csv", found.children)
+    write_text(out / "fine_tuning.svg", draw_fine_tuning(found, f"{name}: ranking after fine-tuning"))
+    for row in found.curve.to_dict("records"):
+        told = f"accuracy {row['mean_accuracy']:.3f} on average"
+        if "gt_tau" in row:
+            told = f"gt_tau {row['gt_tau']:.3f}, by loss {row['gt_tau_by_loss']:.3f}, {told}"
+        print(f"after {int(row['batches'])} batches of a child's own: {told}")
+    print(f"fine-tuning: {out / 'fine_tuning.csv'}, {out / 'fine_tuning.svg'}")
 
 
 def _print(ranking: Ranking, title: str) -> None:

@@ -76,6 +76,9 @@ class BestRanked(Derivation):
         if not space.counts_twins and allowed != space.all_options() and space.size <= LISTED:
             left = set(space.counted_within(allowed))  # the spelling that is counted may name options that are gone
             kept = [a for a in sorted(scores) if a in left]
+        if trained.policy.kept is not None:
+            left = set(map(space.counted, trained.policy.kept))
+            kept = [a for a in kept if a in left]
         if not kept:
             raise InputError(f"none of the {len(scores)} ranked children is allowed by the policy: rank more of them")
         return max(kept, key=lambda architecture: scores[architecture])

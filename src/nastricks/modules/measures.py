@@ -191,7 +191,8 @@ def discretisation(module: "TrainingModule", derived: Architecture) -> dict[str,
     """
     data: TensorDataModule = module.trainer.datamodule  # type: ignore[attr-defined]
     asked = [found.batches for trick in module.points.tricks if (found := trick.calibration()) is not None]
-    own, path = discretisation_scores(module, data, derived, "validation", asked[0] if asked else CALIBRATION_BATCHES)
+    batches = (asked[0] if asked else 0) or CALIBRATION_BATCHES
+    own, path = discretisation_scores(module, data, derived, "validation", batches)
     return {
         "discretisation/supernet": own.accuracy,
         "discretisation/derived": path.accuracy,

@@ -93,6 +93,7 @@ class Observation:
     rates: list[float] = field(default_factory=list)
     loss: float = 0.0
     allowed: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    architectures: int = 0
     scores: tuple[tuple[float, float], tuple[float, float]] | None = None
     acts: int = 0
     first: int = 0
@@ -156,6 +157,8 @@ class Observer(pl.Callback):
         seen.policy = _flat([*module.policy.parameters(), *module.policy.memory().values()])
         seen.policy_gradients = _flat(_gradients(list(module.policy.parameters())))
         seen.allowed = dict(module.policy.allowed)
+        kept = module.policy.kept
+        seen.architectures = module.space.size if kept is None else len(kept)
         seen.rates = [float(group["lr"]) for o in trainer.optimizers[:1] for group in o.param_groups]
         seen.loss = module.epoch_metrics().get("train/loss", float("nan"))  # a guard may have ended before the step
         if self.trick is not None and self.score is not None:
@@ -229,7 +232,9 @@ def measure(change: Change, on: Observation, off: Observation) -> Measured:
         return Measured(size, f"network of {len(off.weights):,} weights -> {len(on.weights):,}")
     if change == "options":
         masked = sum(len(set(off.allowed[name]) ^ set(on.allowed[name])) for name in off.allowed)
-        return Measured(float(masked), f"{masked} allowed options")
+        dropped = abs(off.architectures - on.architectures)
+        words = f"{masked} allowed options" + (f", {dropped} architectures" if dropped else "")
+        return Measured(float(masked + dropped), words)
     vectors = {
         "weights": (on.weights, off.weights, "weights after the step"),
         "gradients": (on.gradients, off.gradients, "gradient of the weights"),

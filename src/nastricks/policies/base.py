@@ -1,7 +1,7 @@
 """How gates are proposed (DESIGN idea 2): a policy owns its parameters and the mask of allowed options."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -26,9 +26,13 @@ class Policy(nn.Module, ABC):
             parameters.
         mixed: Whether several options run at once, by weight, when the network's weights learn.
         largest_first: Whether a step has several paths, of which the first is the largest child [sandwich rule].
+        keepable: Whether it can keep to a list of architectures [pruned spaces].
+        kept: The architectures that are left of those with allowed options, in lexicographic order; None for all. It is
+            a part of the mask: checkpointed, and obeyed by proposing, log-probability and derivation.
     """
 
     weighted: ClassVar[bool] = False
+    keepable: ClassVar[bool] = False
     mixed: bool = False
     largest_first: bool = False
 
@@ -37,6 +41,8 @@ class Policy(nn.Module, ABC):
         self.space = space
         self.options_of = {choice.name: choice.options for choice in space.choices}
         self.allowed: dict[str, tuple[int, ...]] = space.all_options()
+        self.kept: tuple[Architecture, ...] | None = None
+        self._kept_known: tuple[object, frozenset[Architecture]] = (None, frozenset())
 
     @property
     def derivable(self) -> dict[str, tuple[int, ...]]:
@@ -116,6 +122,34 @@ class Policy(nn.Module, ABC):
         if not kept or not set(kept) <= set(self.allowed[choice]):
             raise InputError(f"options {kept} of {choice}: expected some of {self.allowed[choice]}")
         self.allowed[choice] = kept
+        if self.kept is not None:
+            self.keep(self.kept)
+
+    def keep(self, architectures: Iterable[Architecture]) -> None:
+        """Propose only these of the architectures that are left, from now on.
+
+        Raises:
+            InputError: this policy cannot, or none of them is left.
+        """
+        if not self.keepable:
+            raise InputError(
+                f"policy {type(self).__name__} cannot keep to a list of architectures: use UniformPath or Sweep"
+            )
+        left = [a for a in sorted(set(architectures)) if self.leaves(a)]
+        if not left:
+            raise InputError("none of the architectures to keep is allowed: keep some of those that are left")
+        self.kept = tuple(left)
+
+    def leaves(self, architecture: Architecture) -> bool:
+        """Whether an architecture is left by the mask."""
+        allowed = all(i in own for i, own in zip(architecture, self.allowed.values(), strict=True))
+        return allowed and (self.kept is None or architecture in self._kept_set)
+
+    @property
+    def _kept_set(self) -> frozenset[Architecture]:
+        if self._kept_known[0] is not self.kept:
+            self._kept_known = (self.kept, frozenset(self.kept or ()))
+        return self._kept_known[1]
 
     def allow(self, choice: str, options: Sequence[int]) -> None:
         """Allow these options of `choice` too from now on; the network has to hold them [progressive shrinking].
@@ -131,7 +165,9 @@ class Policy(nn.Module, ABC):
         self.allowed[choice] = tuple(sorted({*self.allowed[choice], *options}))
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {name: list(options) for name, options in self.allowed.items()}
+        kept = None if self.kept is None else [list(architecture) for architecture in self.kept]
+        return {"allowed": {name: list(options) for name, options in self.allowed.items()}, "kept": kept}
 
     def set_extra_state(self, state: Any) -> None:
-        self.allowed = {name: tuple(options) for name, options in state.items()}
+        self.allowed = {name: tuple(options) for name, options in state["allowed"].items()}
+        self.kept = None if state["kept"] is None else tuple(map(tuple, state["kept"]))

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -15,6 +15,8 @@ class RewardedPolicy(UniformPath):
 
     While nothing was earned, its paths are those of `UniformPath`.
     """
+
+    keepable: ClassVar[bool] = False
 
     @property
     def learns(self) -> bool:

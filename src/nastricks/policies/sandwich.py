@@ -1,5 +1,7 @@
 """The sandwich rule: the largest, some random and the smallest child every step (BigNAS, section 3.1)."""
 
+from typing import ClassVar
+
 from nastricks.errors import InputError
 from nastricks.moment import Moment
 from nastricks.policies.uniform import UniformPath
@@ -18,6 +20,8 @@ class Sandwich(UniformPath):
     Raises:
         InputError: a choice without an order of sizes whose ends are not named, or `randoms` below 0.
     """
+
+    keepable: ClassVar[bool] = False
 
     def __init__(self, space: Space, randoms: int = 2, smallest: bool | str = True, largest: str | None = None) -> None:
         super().__init__(space)

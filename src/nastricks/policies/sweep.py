@@ -1,5 +1,7 @@
 """Every child in turn: the deterministic sampling of "Deeper Insights into Weight Sharing" (2001.01431, section 4)."""
 
+from typing import ClassVar
+
 import torch
 
 from nastricks.moment import Moment
@@ -19,6 +21,8 @@ class Sweep(Policy):
         InputError: the space is too large to go round.
     """
 
+    keepable: ClassVar[bool] = True
+
     def __init__(self, space: Space, shuffled: bool = True) -> None:
         super().__init__(space)
         space.within(self.allowed)
@@ -37,7 +41,9 @@ class Sweep(Policy):
         return [self.space.gates(children[place])]
 
     def _children(self) -> list[Architecture]:
-        """The architectures that the mask allows, in lexicographic order; listed once a mask."""
+        """The architectures that the mask leaves, in lexicographic order; listed once a mask."""
+        if self.kept is not None:
+            return list(self.kept)
         if self._within[0] != self.allowed:
             self._within = (dict(self.allowed), self.space.within(self.allowed))
         return self._within[1]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from nastricks.spaces.base import drawn
 
 
 class UniformPath(Policy):
-    """One architecture a step, each as likely as another among those with allowed options. It has no parameters.
+    """One architecture a step, each as likely as another among those that the mask leaves. It has no parameters.
 
     Args:
         space: The space whose choices are gated.
@@ -23,6 +24,8 @@ class UniformPath(Policy):
     Raises:
         InputError: `paths` is below 1.
     """
+
+    keepable: ClassVar[bool] = True
 
     def __init__(self, space: Space, paths: int = 1) -> None:
         super().__init__(space)
@@ -38,6 +41,8 @@ class UniformPath(Policy):
 
     def _path(self, moment: Moment) -> Gates:
         rng = moment.generator("path")
+        if self.kept is not None:
+            return self.space.gates(self.kept[int(torch.randint(len(self.kept), (), generator=rng))])
         gates: dict[str, Gate] = {}
         prefix: Architecture = ()
         for choice in self.space.choices:
@@ -47,6 +52,8 @@ class UniformPath(Policy):
         return gates
 
     def log_prob(self, architecture: Architecture) -> Tensor:
+        if self.kept is not None:
+            return torch.tensor(-math.log(len(self.kept)) if self.leaves(architecture) else -math.inf)
         total = 0.0
         for position, index in enumerate(architecture):
             odds = self._odds(architecture[:position])

@@ -109,7 +109,7 @@ def errors_of(
         children: What the shared weights are judged on; all run in the module's network.
         table: Truth at the search's size, or None.
         final: Truth at the final size, or None.
-        calibration: As the run's tricks ask for it; None takes 10 batches.
+        calibration: As the run's tricks ask for it; None, and batch statistics, take 10 batches.
         batches: Pairs of batches for alpha's gradients.
         done: Called with the number of children scored since the last call.
 
@@ -117,7 +117,7 @@ def errors_of(
         InputError: the table lacks a child.
     """
     space = module.space
-    count = CALIBRATION_BATCHES if calibration is None else calibration.batches
+    count = (0 if calibration is None else calibration.batches) or CALIBRATION_BATCHES
     own, path = discretisation_scores(module, data, derived, "test", count)
     extra, scoring = data.calibration_batches(count), data.evaluation_batches("test")
     settled = space.format(derived)

@@ -8,9 +8,13 @@ Calibration (SPOS, section 3.4; AutoSlim, section 3.3) runs training batches thr
 norms then hold the equally weighted mean of these batches' statistics. In the tree, each segment is calibrated once a
 prefix, on its predecessors' outputs in train mode, which is what a pass through the whole child would feed it. The
 numbers equal those of one child at a time to rounding.
+
+Batch statistics, which some texts call BN calibration too, normalise the scored images by themselves: no pass comes
+before, and a score depends on which images are scored together.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nastricks.data import Batch, TensorDataModule
+from nastricks.data import Batch, Split, TensorDataModule
 from nastricks.errors import InputError
 from nastricks.modules import Calibration, TrainingModule
-from nastricks.modules.normalisation import BatchNorm, batch_norms, cumulative_statistics
+from nastricks.modules.normalisation import BatchNorm, batch_norms, batch_statistics, cumulative_statistics
 from nastricks.modules.scoring import Score, evaluating
 from nastricks.rng import forked_rng
 from nastricks.spaces import Architecture, GatedOps, Gates, Network, Segment, Space
@@ -37,12 +41,41 @@ class _Node:
     calibrated: list[Any]
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """What children are scored on: `images`, after passes over `calibration`; `own` uses the images' own statistics."""
+
+    images: Sequence[Batch]
+    calibration: Sequence[Batch] = ()
+    own: bool = False
+
+
+def scoring_of(
+    data: TensorDataModule, calibration: Calibration | None, split: Split, limit: int | None = None
+) -> Scoring:
+    """A split of the data, scored with the statistics that a calibration asks for; `limit` as `evaluation_batches`."""
+    batches = data.evaluation_batches(split, limit)
+    if calibration is None:
+        return Scoring(batches)
+    if not calibration.own:
+        return Scoring(batches, data.calibration_batches(calibration.batches))
+    return Scoring(batches if calibration.size is None else regrouped(batches, calibration.size), own=True)
+
+
+def regrouped(batches: Sequence[Batch], size: int) -> list[Batch]:
+    """The same images in the same order, in batches of nearly equal sizes, at least `size` where there are so many."""
+    images, labels = torch.cat([b.images for b in batches]), torch.cat([b.labels for b in batches])
+    parts = max(1, len(labels) // size)
+    pairs = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
+    return [Batch(some.contiguous(), theirs) for some, theirs in pairs]
+
+
 @torch.no_grad()
 def score_children(
     space: Space,
     network: Network,
     architectures: Sequence[Architecture],
-    scoring: Sequence[Batch],
+    scoring: Sequence[Batch] | Scoring,
     calibration: Sequence[Batch] = (),
     *,
     share_prefixes: bool = True,
@@ -54,17 +87,18 @@ def score_children(
         space: The space of the architectures.
         network: A trained network in which all of them run.
         architectures: What to score; duplicates are scored once.
-        scoring: Batches that are scored on.
+        scoring: Batches that are scored on, or these with what they are normalised by.
         calibration: Training batches to recompute batch-norm statistics from, per child; () keeps the running ones.
         share_prefixes: Whether children that begin alike share work; the numbers are the same to rounding.
         done: Called with the number of children scored since the last call.
     """
+    asked = scoring if isinstance(scoring, Scoring) else Scoring(scoring, calibration)
     distinct = sorted(dict.fromkeys(architectures))
     segments = list(network.segments.values())
-    images, extra = [b.images for b in scoring], [b.images for b in calibration]
-    labels = torch.cat([b.labels for b in scoring])
+    images, extra = [b.images for b in asked.images], [b.images for b in asked.calibration]
+    labels = torch.cat([b.labels for b in asked.images])
     scores: dict[Architecture, Score] = {}
-    with evaluating(network):
+    with evaluating(network), batch_statistics(network) if asked.own else nullcontext():
         groups = [distinct] if share_prefixes else [[architecture] for architecture in distinct]
         for group in groups:
             root = _Node(0, group, images, extra)
@@ -86,9 +120,8 @@ def child_scores(module: TrainingModule, data: TensorDataModule, calibration: Ca
     architecture = module.architecture_of(module.policy.propose(module.moment("evaluation"))[0])
     if architecture is None:
         raise InputError(f"{type(module).__name__} runs several options at once: rank it as a supernet")
-    extra = data.calibration_batches(calibration.batches) if calibration is not None else []
     network: Any = module.networks[0]
-    scored = score_children(module.space, network, [architecture], data.evaluation_batches("test"), extra)
+    scored = score_children(module.space, network, [architecture], scoring_of(data, calibration, "test"))
     return {"accuracy": scored[architecture].accuracy, "loss": scored[architecture].loss}
 
 

@@ -17,7 +17,7 @@ from nastricks.modules import Calibration, SupernetModule, TrainingModule
 from nastricks.modules.measures import CALIBRATION_BATCHES, discretisation_scores
 from nastricks.modules.scoring import Score, gated_accuracy
 from nastricks.ranking.baselines import baselines, noise_ceiling
-from nastricks.ranking.evaluate import score_children
+from nastricks.ranking.evaluate import score_children, scoring_of
 from nastricks.ranking.metrics import ranking_metrics_by_accuracy_and_loss
 from nastricks.ranking.tables import Table, load_table, shipped_table
 from nastricks.rng import generator
@@ -55,15 +55,14 @@ def scored(
 ) -> dict[Architecture, Score]:
     """Scores on the validation split, each architecture with the copy of the weights that it uses."""
     data.to(module.device)
-    scoring = data.evaluation_batches("validation")
-    extra = data.calibration_batches(calibration.batches) if calibration is not None else []
+    scoring = scoring_of(data, calibration, "validation")
     found: dict[Architecture, Score] = {}
     copies: dict[int, list[Architecture]] = {}
     for architecture in architectures:
         copies.setdefault(module.sharing.copy_of(architecture), []).append(architecture)
     for copy, group in copies.items():
         network = module.networks[copy]
-        found |= score_children(module.space, network, group, scoring, extra, done=done)  # type: ignore[arg-type]
+        found |= score_children(module.space, network, group, scoring, done=done)  # type: ignore[arg-type]
     return {architecture: found[architecture] for architecture in architectures}
 
 
@@ -173,7 +172,7 @@ def discretisation_metrics(
 
     Both are calibrated, over 10 training batches where no trick says how many.
     """
-    batches = CALIBRATION_BATCHES if calibration is None else calibration.batches
+    batches = (0 if calibration is None else calibration.batches) or CALIBRATION_BATCHES
     own, path = discretisation_scores(module, data, derived, "validation", batches)
     return {"supernet_accuracy": own.accuracy, DISCRETISATION_LOSS: own.accuracy - path.accuracy}
 
