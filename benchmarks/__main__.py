@@ -14,6 +14,7 @@ from benchmarks.between_trials import between_trials
 from benchmarks.calibrated_evaluation import calibrated_evaluation
 from benchmarks.darts_tricks import arch_perturbation, partial_channels, partial_channels_memory
 from benchmarks.extracted_subnet import extracted_subnet
+from benchmarks.frozen_prefix import frozen_prefix
 from benchmarks.macro_evaluation import macro_evaluation
 from benchmarks.measure import HEADER, Result, kept_threads, load, machine
 from benchmarks.sampled_options import active_options, gumbel_hard
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "macro_evaluation": macro_evaluation,
     "extracted_subnet": extracted_subnet,
     "strict_fairness": strict_fairness,
+    "frozen_prefix": frozen_prefix,
 }
 
 

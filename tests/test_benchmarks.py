@@ -42,6 +42,7 @@ SMALL: dict[str, dict[str, int]] = {
     "macro_evaluation": {"parts": 1, "alone": 2, "codes": 9, "images": 4, "size": 8},
     "extracted_subnet": {"rounds": 1, "passes": 1, "batch_size": 2, "size": 32},
     "strict_fairness": {"rounds": 1, "batch_size": 2, "train_size": 16},
+    "frozen_prefix": {"rounds": 1, "batch_size": 2, "train_size": 4},
 }
 
 

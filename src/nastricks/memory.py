@@ -12,6 +12,8 @@ import torch
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers of mallopt(3)
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20  # what glibc accepts on 64 bits
 _LARGEST_TRIM_THRESHOLD = 2**31 - 1
@@ -41,6 +43,26 @@ def keep_freed_memory() -> bool:
     # Setting one threshold stops glibc from adapting the other, so both are set.
     accepted = library.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
     return bool(library.mallopt(_TRIM_THRESHOLD, _LARGEST_TRIM_THRESHOLD) and accepted)
+
+
+def free_memory(device: torch.device | str = "cpu") -> int:
+    """Bytes that can still be allocated on a device; on the CPU what the kernel calls available, or what a container's
+    limit leaves (control groups, version 2). Where the system does not say, the memory of the machine."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if _MEMINFO.exists():
+        for line in _MEMINFO.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return min(int(line.split()[1]) * 1024, _left_in_container())
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _left_in_container() -> int:
+    limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
+    if not (limit.is_file() and used.is_file()) or not (told := limit.read_text().strip()).isdigit():
+        return sys.maxsize
+    return max(0, int(told) - int(used.read_text()))
 
 
 def reset_peak_memory() -> None:

@@ -848,6 +848,45 @@ def test_two_steps_equal_the_equations(name: str) -> None:
         close(before, at.network)  # two steps have moved it
 
 
+def test_two_steps_of_few_shot_equal_the_equations(tmp_path: Path) -> None:
+    """Sub-supernets of layer 2 start from the one-shot weights; a path trains the one of its option, and no other."""
+    stack = ["recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml", "recipes/algorithms/spos.yaml"]
+    overrides = [f"--{key}={value}" for key, value in SMALL.items()]
+    one_shot = build(resolve(stack, overrides), tmp_path / "one_shot", quiet=True)
+    one_shot.fit()
+    shared = {
+        name: value.float().double() if value.is_floating_point() else value  # networks are built in single precision
+        for name, value in one_shot.module.networks[0].state_dict().items()
+    }
+    later = [*overrides, f"--model.init_args.weights={tmp_path / 'one_shot'}"]
+    run = build(resolve([*stack, "recipes/sharing/few_shot.yaml"], later), None, quiet=True)
+    run.fit()
+    copies = []
+    for _ in range(4):
+        network = copy.deepcopy(one_shot.module.networks[0]).double().train()
+        network.load_state_dict(shared)
+        copies.append(Plain(run, network, {}))
+    trained = set()
+    for step in range(STEPS):
+        copies[0].step = step
+        path = uniform_path(copies[0], "weights")
+        (option,) = path["layer2"]
+        at = copies[option]
+        at.step = step
+        at.network.zero_grad()
+        at.loss("train", path).backward()
+        at.weights.step(cosine_rate(0.1, step))
+        trained.add(option)
+    assert len(run.module.networks) == 4
+    for option, network in enumerate(run.module.networks):
+        expected = copies[option].network.state_dict()
+        assert f"segments.layer2.choice.ops.{OPTIONS[option]}" in {name for name, _ in network.named_modules()}
+        for name, value in network.state_dict().items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-8, atol=1e-8)
+        moved = any(not torch.equal(value, shared[name]) for name, value in network.state_dict().items())
+        assert moved == (option in trained)
+
+
 def test_every_recipe_has_its_transcript() -> None:
     shipped = {path.stem for path in Path("recipes/algorithms").glob("*.yaml")}
     assert shipped == {case.recipe for case in CASES.values()} | set(TOLD_ELSEWHERE)

@@ -20,12 +20,14 @@ class Batch:
     """Images with their labels.
 
     `images` is (N, C, H, W) float32, `labels` (N,) int64: always the hard labels, so that accuracy stays defined.
-    `targets` is (N, K) float32, the soft targets, where a trick mixed the batch, and None otherwise.
+    `targets` is (N, K) float32, the soft targets, where a trick mixed the batch, and None otherwise. `indices` is (N,)
+    int64, the number of each image in the data set; None where the images are not those of the data set any more.
     """
 
     images: Tensor
     labels: Tensor
     targets: Tensor | None = None
+    indices: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -36,7 +38,8 @@ class Batch:
             return [self]
         images, labels = self.images.chunk(n), self.labels.chunk(n)
         targets = [None] * len(labels) if self.targets is None else self.targets.chunk(n)
-        return [Batch(i, y, t) for i, y, t in zip(images, labels, targets, strict=True)]
+        indices = [None] * len(labels) if self.indices is None else self.indices.chunk(n)
+        return [Batch(*part) for part in zip(images, labels, targets, indices, strict=True)]
 
     # Lightning moves a batch by its `to` where there is one; without it, it deep-copies the dataclass every step.
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
@@ -47,4 +50,5 @@ class Batch:
             self.images.to(device, non_blocking=non_blocking),
             self.labels.to(device, non_blocking=non_blocking),
             None if self.targets is None else self.targets.to(device, non_blocking=non_blocking),
+            None if self.indices is None else self.indices.to(device, non_blocking=non_blocking),
         )

@@ -242,7 +242,7 @@ class TensorDataModule(pl.LightningDataModule):
             images = store.read_augmented(chosen, self.flip, keyed)
         else:
             images = store.read(chosen)
-        return Batch(images, store.labels[chosen])
+        return Batch(images, store.labels[chosen], indices=chosen)
 
     def _order(self, split: Split, epoch: int) -> Tensor:
         """The images of an epoch in their order, (n,); kept while the epoch lasts."""

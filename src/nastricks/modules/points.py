@@ -1,7 +1,7 @@
 """The tricks of a run at the named points of the training step (DESIGN, "One training step")."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -21,6 +21,7 @@ POINTS = (
     "on_batch",
     "may_learn",
     "on_gates",
+    "on_forward",
     "on_loss",
     "on_policy_loss",
     "around_gradients",
@@ -68,6 +69,11 @@ class Points:
         for trick in self._acting["on_gates"]:
             gates = trick.on_gates(gates, at)
         return gates
+
+    def begin(self, batch: Batch, at: Moment) -> tuple[Any, int] | None:
+        """The state that a pass begins with and the segment that takes it; None for the images."""
+        said = (trick.on_forward(batch, at) for trick in self._acting["on_forward"])
+        return next((begun for begun in said if begun is not None), None)
 
     def loss(self, loss: Tensor, forward: Forward, at: Moment) -> Tensor:
         for trick in self._acting["on_loss"]:

@@ -246,7 +246,7 @@ class TrainingModule(pl.LightningModule):
                 at = now.at(gate_set=gate_set, micro_batch=number, samples=len(part))
                 gates = self.points.gates(proposed, at)
                 with forked_rng(at.seed, at.step, at.micro_batch, at.gate_set, "forward", at.rank, device=at.device):
-                    logits, loss = self._logits_and_loss(part, gates)
+                    logits, loss = self._logits_and_loss(part, gates, at)
                 first_logits = logits.detach() if first_logits is None else first_logits
                 loss = self.points.loss(loss, Forward(logits, part, gates, first_logits), at)
                 if joined:
@@ -290,13 +290,16 @@ class TrainingModule(pl.LightningModule):
         """images (N, C, H, W) -> logits (N, classes) under these gates."""
         return self.network_of(gates)(images.to(self.dtype, memory_format=torch.channels_last), gates)
 
-    def _logits_and_loss(self, batch: Batch, gates: Gates) -> tuple[Tensor, Tensor]:
+    def _logits_and_loss(self, batch: Batch, gates: Gates, at: Moment) -> tuple[Tensor, Tensor]:
         """A pass that trains the weights: logits (N, classes), and the loss () with that of an auxiliary head."""
+        begun = self.points.begin(batch, at)
+        if begun is None:
+            begun = batch.images.to(self.dtype, memory_format=torch.channels_last), 0
+        state, first = begun
         if not self._has_auxiliary:
-            logits = self.logits(batch.images, gates)
+            logits = self.network_of(gates)(state, gates, first)
             return logits, self.criterion(logits, batch)
-        images = batch.images.to(self.dtype, memory_format=torch.channels_last)
-        logits, extra = self.network_of(gates).with_auxiliary(images, gates)
+        logits, extra = self.network_of(gates).with_auxiliary(state, gates, first)
         return logits, self.criterion(logits, batch) + self.auxiliary_weight * self.criterion(extra, batch)
 
     def criterion(self, logits: Tensor, batch: Batch) -> Tensor:

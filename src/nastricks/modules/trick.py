@@ -66,9 +66,22 @@ class Forward:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a child's normalisation statistics are recomputed before it is scored: over `batches` training batches."""
+    """Which normalisation statistics a child is scored with in place of the running ones.
 
-    batches: int
+    Those of `batches` training batches, recomputed for the child; or, where `own`, those of the very batches that are
+    scored, of `size` images at least (None: of the data's evaluation batches).
+    """
+
+    batches: int = 0
+    own: bool = False
+    size: int | None = None
+
+    @property
+    def words(self) -> str:
+        """How it is told."""
+        if not self.own:
+            return f"calibrated over {self.batches} training batches"
+        return "batch statistics of the images scored" + ("" if self.size is None else f", {self.size} at a time")
 
 
 class Trick(pl.Callback):
@@ -120,6 +133,13 @@ class Trick(pl.Callback):
     def may_learn(self, at: Moment) -> bool:
         """Whether the policy may be updated at this step; every trick must agree."""
         return True
+
+    def on_forward(self, batch: Batch, at: Moment) -> tuple[Any, int] | None:
+        """Where a pass that trains the weights begins: the state and the segment that takes it; None for the images.
+
+        The first trick that says something is heard.
+        """
+        return None
 
     def on_gates(self, gates: Gates, at: Moment) -> Gates:
         """One set of gates before its forward pass over `at.samples` samples."""

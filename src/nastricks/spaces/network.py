@@ -188,24 +188,29 @@ class Network(nn.Module):
         self.auxiliary_reads = None if auxiliary is None else auxiliary[1]
         self.allowed = {name: tuple(options) for name, options in allowed.items()}
 
-    def forward(self, images: Tensor, gates: Gates | None = None) -> Tensor:
+    def forward(self, images: Any, gates: Gates | None = None, first: int = 0) -> Tensor:
         """images (N, C, H, W) -> logits (N, classes). `gates` may be left out where every choice is made.
+
+        `first` above 0 goes on from the state that the segments before that one have left [a frozen prefix].
 
         Raises:
             ValueError: no gates for a network that still has choices.
         """
         gates = self.only_gates() if gates is None else gates
         state: Any = images
-        for segment in self.segments.values():
+        for segment in self._links(first).values():
             state = segment(state, gates)
         return state
 
-    def with_auxiliary(self, images: Tensor, gates: Gates) -> tuple[Tensor, Tensor]:
-        """images (N, C, H, W) -> logits (N, classes) of the network and of its auxiliary head."""
+    def _links(self, first: int) -> Mapping[str, nn.Module]:
+        return dict(list(self.segments.items())[first:]) if first else self.segments  # type: ignore[return-value]
+
+    def with_auxiliary(self, images: Any, gates: Gates, first: int = 0) -> tuple[Tensor, Tensor]:
+        """As `forward`: logits (N, classes) of the network and of its auxiliary head, which reads what follows."""
         assert self.auxiliary is not None, "asked only where there is one"
         state: Any = images
         extra = None
-        for name, segment in self.segments.items():
+        for name, segment in self._links(first).items():
             state = segment(state, gates)
             if name == self.auxiliary_reads:
                 extra = self.auxiliary(state, gates)
