@@ -44,7 +44,7 @@ COUNTS = {
     "sharing": 5,
     "spaces": 20,
     "stacks": 2,
-    "stages": 7,
+    "stages": 8,
     "tricks": 36,
 }
 ARMS = {
