@@ -1,6 +1,6 @@
 """The learning rate falls exponentially, and is constant at the end.
 
-BigNAS (Yu et al. 2020, 2003.11142, section 3.2): from 5 % of the first rate on it falls no further, so that small
+BigNAS (Yu et al. 2020, 2003.11142, section 3.1): from 5 % of the first rate on it falls no further, so that small
 children, which converge late, go on learning.
 """
 

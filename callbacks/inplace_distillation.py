@@ -1,7 +1,7 @@
 """In-place distillation: the largest path learns the labels, the others learn its outputs of the same step.
 
-Yu & Huang 2019, "Universally Slimmable Networks and Improved Training Techniques" (1903.05134, section 3.3); BigNAS (Yu
-et al. 2020, 2003.11142, section 3.1).
+Yu & Huang 2019, "Universally Slimmable Networks and Improved Training Techniques" (1903.05134); BigNAS
+(Yu et al. 2020, 2003.11142, section 3.1).
 """
 
 from typing import TYPE_CHECKING, ClassVar

@@ -1,6 +1,6 @@
 """Batch norm over the images of all devices: each one normalises by the statistics of the whole batch.
 
-Zhang et al. 2018, "Context Encoding for Semantic Segmentation" (1803.08904, section 3.2); torch's `nn.SyncBatchNorm`.
+Zhang et al. 2018, "Context Encoding for Semantic Segmentation" (1803.08904); torch's `nn.SyncBatchNorm`.
 """
 
 from typing import TYPE_CHECKING, ClassVar

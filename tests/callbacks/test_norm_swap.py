@@ -128,3 +128,9 @@ def test_bad_values() -> None:
         NormSwap(kind="batch")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"norm_swap\.channels_per_group is 0"):
         NormSwap(channels_per_group=0)
+
+
+def test_another_run_cannot_start_from_weights_without_statistics(make: Callable[..., Run], tmp_path: Path) -> None:
+    make("spos", {"norm_swap": {"kind": "layer"}}, {"trainer.max_steps": 1}, out=tmp_path / "run").fit()
+    with pytest.raises(InputError, match="they are of a run without batch norms"):
+        make("spos", changes={"model.init_args.weights": str(tmp_path / "run")})

@@ -352,3 +352,14 @@ def test_a_space_without_sizes_has_nothing_to_shrink(make: Callable[..., Run]) -
     assert {choice.dimension for choice in Tiny64().choices} == {None}
     with pytest.raises(InputError, match="opens sizes, and tiny64 has none"):
         make("spos", {"progressive_shrinking": {}}).check()
+
+
+def test_a_policy_allows_what_there_is_alone() -> None:
+    policy = UniformPath(ELASTIC)
+    policy.restrict("stage1_depth", [1])
+    policy.allow("stage1_depth", [0, 1])
+    assert policy.allowed == ELASTIC.all_options()
+    with pytest.raises(InputError, match="unknown choice 'stage9_depth'"):
+        policy.allow("stage9_depth", [0])
+    with pytest.raises(InputError, match=r"options \(2,\) of stage1_depth: expected some from 0 to 1"):
+        policy.allow("stage1_depth", [2])

@@ -231,7 +231,9 @@ class Network(nn.Module):
             if tensor is not None and tensor.shape != own.shape and self.nested:
                 tensor = narrowed(name, own.shape, state)
             if tensor is None or tensor.shape != own.shape:
-                raise InputError(f"the earlier weights do not fit at {name}: they are of another space or width")
+                bare = tensor is None and name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+                other = "of a run without batch norms [norm_swap]" if bare else "of another space or width"
+                raise InputError(f"the earlier weights do not fit at {name}: they are {other}")
             found[name] = tensor
         return found
 
