@@ -59,8 +59,8 @@ ARMS = {
     "quickstart_darts": 4,
     "search_depth": 3,
     "spos_tricks": 10,
-    "weight_sharing": 44,
-    "weight_sharing_cifar10": 44,
+    "weight_sharing": 47,
+    "weight_sharing_cifar10": 47,
 }
 ALGORITHMS = {path.stem for path in (RECIPES / "algorithms").glob("*.yaml")}
 SAMPLED = {
