@@ -59,8 +59,8 @@ ARMS = {
     "quickstart_darts": 4,
     "search_depth": 3,
     "spos_tricks": 10,
-    "weight_sharing": 47,
-    "weight_sharing_cifar10": 47,
+    "weight_sharing": 51,
+    "weight_sharing_cifar10": 51,
 }
 ALGORITHMS = {path.stem for path in (RECIPES / "algorithms").glob("*.yaml")}
 SAMPLED = {
@@ -412,7 +412,7 @@ def test_spaces_without_a_network_are_searched(path: Path, tmp_path: Path) -> No
 STUDIES = ("weight_sharing", "weight_sharing_cifar10")
 # An arm of each kind, and the steps of their own that several paths a step or another batch size give them.
 STUDY_ARMS = ("other_paths", "similar_2", "chance_2", "prefix_1", "watched", "fixed_order", "sandwich", "four_paths")
-STUDY_ARMS += ("largest_too", "no_calibration")
+STUDY_ARMS += ("largest_too", "no_calibration", "batch_statistics")
 
 
 def small_study(content: dict[str, Any]) -> dict[str, Any]:
@@ -421,11 +421,11 @@ def small_study(content: dict[str, Any]) -> dict[str, Any]:
     for arm in arms.values():
         arm.get("set", {}).pop("trainer.max_epochs", None)
         for callback in arm.get("set", {}).get("trainer.callbacks", []):
-            callback["init_args"] |= {"children": "4", "calibration_batches": 1}
-            callback["init_args"] |= (
-                {"last_epochs": 1, "last_steps": 2} if "last_steps" in callback["init_args"] else {}
-            )
-    kept = ("stability", "over_time", "interference", "calibration", "favours", "sandwich")
+            given = callback["init_args"]
+            given |= {"children": "4", "calibration_batches": 1}
+            given |= {"last_epochs": 1, "last_steps": 2} if "last_steps" in given else {}
+            given |= {"batches": [0, 2]} if "FineTuning" in callback["class_path"] else {}
+    kept = ("stability", "over_time", "interference", "calibration", "fine_tuning", "favours", "sandwich")
     questions = {name: content["questions"][name] for name in kept}
     questions["stability"]["sources"] = {"all three": "base", "paths": "other_paths"}
     return {**content, "arms": arms, "questions": questions}
@@ -436,6 +436,7 @@ def test_studies(path: Path, tmp_path: Path, drawn: Callable[[type[TensorDataMod
     """Every arm resolves to its own setting; some of them run, and the questions that they answer are answered."""
     content, given = yaml.safe_load(path.read_text()), {}
     if "table" in content:
+        content["arms"]["pruned_by_truth"]["tricks"]["space_pruning"]["table"] = str(tmp_path / "table.csv")
         drawn(CIFAR10)
         codes = ["".join(code) for code in itertools.product("1234", repeat=3)]
         rows = [f"{code},0.{70 + i % 20},0.{71 + i % 19}" for i, code in enumerate(codes)]

@@ -274,6 +274,28 @@ def test_the_last_moments_agree_with_the_metrics(tmp_path: Path) -> None:
     assert lines == {"GT-Tau", "tau with the last of these moments", "S-Tau among trainings"}
 
 
+def test_a_curve_of_fine_tuning_is_gt_tau_at_each_number_of_batches(tmp_path: Path) -> None:
+    said = {"higher": "Yes", "lower": "No", "unclear": "Not shown"}
+    question = {"kind": "fine_tuning", "asks": "Restored?", "arm": "base", "answers": said}
+    evidence = ablation(tmp_path, {"base": [TRUTH] * 5}, {"q": question})
+    taus: dict[int, list[float]] = {0: [], 5: []}
+    for seed in range(5):
+        rows = []
+        for batches, size in ((0, 0.05), (5, 0.005)):
+            scores = TRUTH + size * noise("tuned", seed, batches)
+            taus[batches].append(kendall_tau(scores, TRUTH))
+            rows += [(child, batches, score, 1 - score) for child, score in zip(CHILDREN, scores, strict=True)]
+        log = pd.DataFrame(rows, columns=["architecture", "batches", "accuracy", "loss"])
+        log.to_csv(tmp_path / f"trials/base/seed={seed}/fine_tuned_children.csv", index=False)
+    answer = only(evidence)
+    (table,) = answer.tables.values()
+    expected = [np.mean(taus[0]), np.mean(taus[5])]
+    assert table[table["ranked"] == "by accuracy"]["GT-Tau"].tolist() == pytest.approx(expected)
+    assert table[table["ranked"] == "by loss"]["GT-Tau"].tolist() == pytest.approx(expected)
+    assert answer.decides == pytest.approx(over_seeds(np.subtract(taus[5], taus[0])))
+    assert answer.lines[0].startswith("Yes: +")
+
+
 def test_a_question_without_trials_says_so(tmp_path: Path) -> None:
     kinds: dict[str, dict[str, Any]] = {
         "stability": {"sources": {"all": "late"}},
@@ -281,6 +303,7 @@ def test_a_question_without_trials_says_so(tmp_path: Path) -> None:
         "agreement": {"rankings": {"a": "late", "b": "later"}},
         "favours": {"arm": "late"},
         "over_time": {"arm": "late"},
+        "fine_tuning": {"arm": "late"},
         "interference": {"arm": "late", "fixed_order": "later"},
     }
     questions = {kind: {"kind": kind, "asks": "Yet?", **own} for kind, own in kinds.items()}

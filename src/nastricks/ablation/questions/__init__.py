@@ -10,6 +10,7 @@ from nastricks.ablation.questions.agreement import Agreement
 from nastricks.ablation.questions.base import OUTCOMES, Answered, Question
 from nastricks.ablation.questions.comparison import Compare
 from nastricks.ablation.questions.favours import Favours
+from nastricks.ablation.questions.fine_tuning import FineTuning
 from nastricks.ablation.questions.interference import Interference
 from nastricks.ablation.questions.over_time import OverTime
 from nastricks.ablation.questions.stability import Stability
@@ -17,7 +18,7 @@ from nastricks.errors import InputError, unknown
 from nastricks.files import write_csv
 
 KINDS: Mapping[str, type[Question]] = {
-    kind.kind: kind for kind in (Agreement, Compare, Favours, Interference, OverTime, Stability)
+    kind.kind: kind for kind in (Agreement, Compare, Favours, FineTuning, Interference, OverTime, Stability)
 }
 
 __all__ = ["KINDS", "Answered", "Question", "answered", "check_questions", "read_questions", "write_answers"]
