@@ -154,7 +154,16 @@ class ArchPerturbation(Trick):
 
     def refusal(self, module: "TrainingModule") -> str | None:
         self._module = module
-        return super().refusal(module)
+        reason = super().refusal(module)
+        if reason is not None:
+            return reason
+        gates = module.policy.propose(module.moment("weights"))[0]
+        if all(gate.weights is None for gate in gates.values()):
+            return (
+                f"trick arch_perturbation shifts the weights of gates, and {type(module.policy).__name__} gives them "
+                "none: let it average its options, or leave the trick out"
+            )
+        return None
 
     def first_active_step(self, module: "TrainingModule") -> int:
         return 0 if self.epsilon_start > 0 else 1

@@ -21,7 +21,8 @@ from nastricks.modules.proof import Observer, prove
 from nastricks.modules.run_folder import LAST
 from nastricks.modules.step import TrainingStep
 from nastricks.moment import Moment
-from nastricks.run import Run
+from nastricks.recipe import resolve
+from nastricks.run import Run, build
 from nastricks.spaces import Gate, Gates
 
 pytestmark = [
@@ -298,3 +299,10 @@ def test_joined_alpha_learns_at_the_shifted_gates(make: Make) -> None:
 def test_bad_values_are_refused(arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         ArchPerturbation(**arguments)
+
+
+def test_gates_without_weights_are_refused() -> None:
+    files = ["spaces/tiny64", "data/digits", "algorithms/bender_oneshot", "tricks/arch_perturbation"]
+    run = build(resolve([f"recipes/{name}.yaml" for name in files], ["--trainer.accelerator=cpu"]), None, quiet=True)
+    with pytest.raises(InputError, match="shifts the weights of gates, and AllOptions gives them none: let it average"):
+        run.fit()
