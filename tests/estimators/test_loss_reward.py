@@ -12,10 +12,11 @@ from torch import Tensor
 
 from nastricks.errors import InputError
 from nastricks.estimators import LossReward
-from nastricks.modules import TrainingModule
+from nastricks.modules import SupernetModule, TrainingModule
 from nastricks.modules.proof import Observer
 from nastricks.modules.training import TrainingStep
 from nastricks.policies import MonteCarloTree, Prioritised, Softmax
+from nastricks.ranking.rank import trained_supernet
 from nastricks.recipe import resolve
 from nastricks.run import Run, build
 from nastricks.spaces import Architecture, Tiny64
@@ -192,3 +193,14 @@ def test_a_stage_takes_the_tree_of_an_earlier_one(tmp_path: Path) -> None:
     tree = second.module.policy
     assert isinstance(tree, MonteCarloTree)
     assert tree.nodes[()][0] == 8
+
+
+def test_what_the_tree_leads_to_is_derived_from_the_supernet() -> None:
+    made = run({"tricks.weight_warmup": "null", "model.init_args.derivation.init_args.samples": 3}, None)
+    made.fit()
+    module = made.module
+    assert isinstance(module, SupernetModule)
+    tree = {key: tensor.clone() for key, tensor in module.policy.memory().items()}
+    found = module.derivation.derive(trained_supernet(module, made.data, dict))
+    assert module.space.check(found)
+    assert all(torch.equal(tensor, tree[key]) for key, tensor in module.policy.memory().items())
