@@ -115,7 +115,7 @@ def test_it_learns_after_its_warm_up_from_the_losses_of_the_steps(policy: str) -
     other = LossReward(MonteCarloTree(made.module.space) if policy == "MonteCarloTree" else Prioritised(SPACE))
     for seen in losses.seen[4:]:  # the first half is warm-up
         ((architecture, loss),) = seen
-        average = float(loss) if average is None else 0.99 * average + 0.01 * float(loss)
+        average = float(loss) if average is None else 0.9 * average + 0.1 * float(loss)
         assert architecture is not None
         other.policy.observe(architecture, average / float(loss))
     assert estimator.average == average

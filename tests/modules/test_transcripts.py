@@ -318,7 +318,7 @@ class MctSampling(Spos):
     def weights_loss(self, at: Plain) -> Tensor:
         loss = super().weights_loss(at)
         own = float(loss.detach())
-        self.average = own if at.step == 0 else 0.99 * self.average + 0.01 * own
+        self.average = own if at.step == 0 else 0.9 * self.average + 0.1 * own
         for depth in range(4):
             self.nodes.setdefault(self.path[:depth], []).append(self.average / own)
         return loss

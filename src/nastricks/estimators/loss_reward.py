@@ -31,7 +31,7 @@ class LossReward(Estimator):
 
     order: Order = "after"
 
-    def __init__(self, policy: Policy, decay: float = 0.99, every: int = 1) -> None:
+    def __init__(self, policy: Policy, decay: float = 0.9, every: int = 1) -> None:
         super().__init__(policy, every)
         if not isinstance(policy, RewardedPolicy):
             raise InputError(
@@ -39,7 +39,7 @@ class LossReward(Estimator):
                 "take Prioritised or MonteCarloTree"
             )
         if not 0 <= decay < 1:
-            raise InputError(f"estimator.decay is {decay}: expected a number in [0, 1), such as 0.99")
+            raise InputError(f"estimator.decay is {decay}: expected a number in [0, 1), such as 0.9")
         self.decay = decay
         self.average: float | None = None
 

@@ -53,9 +53,9 @@ class MonteCarloTree(RewardedPolicy):
     def __init__(
         self,
         space: Space,
-        exploration: float = 0.1,
+        exploration: float = 0.5,
         communication: float = 0.2,
-        temperature: float = 0.05,
+        temperature: float = 0.2,
         decay: float = 0.9,
     ) -> None:
         super().__init__(space)

@@ -27,7 +27,7 @@ class Prioritised(RewardedPolicy):
         InputError: a value is out of its range.
     """
 
-    def __init__(self, space: Space, temperature: float = 0.1, decay: float = 0.9) -> None:
+    def __init__(self, space: Space, temperature: float = 0.2, decay: float = 0.9) -> None:
         super().__init__(space)
         self.temperature, self.decay = checked(temperature, decay)
         self.scores = {choice.name: [1.0] * len(choice.options) for choice in space.choices}
@@ -66,7 +66,7 @@ def checked(temperature: float, decay: float) -> tuple[float, float]:
         InputError: one is not.
     """
     if not 0 < temperature < math.inf:
-        raise InputError(f"policy.temperature is {temperature}: expected a number above 0, such as 0.1")
+        raise InputError(f"policy.temperature is {temperature}: expected a number above 0, such as 0.2")
     if not 0 <= decay < 1:
         raise InputError(f"policy.decay is {decay}: expected a number in [0, 1), such as 0.9")
     return temperature, decay
