@@ -115,6 +115,11 @@ SETTINGS: dict[str, Settings] = {
         {"spos": "UniformPath", "child": "a child has no choices left"},
         steps=8,  # it decides before the second epoch, and refuses a run without one
     ),
+    "space_pruning": Settings(
+        {"epochs": 1},
+        {"darts": "Softmax cannot keep to one", "child": "a child has no choices left"},
+        steps=5,
+    ),
     "sam": Settings({"rho": 0.05}, acts_at_neutral=True, documented={"rho": 0.05}),
     "sgdr": Settings({"t_0": 1}),
     "sync_batch_norm": Settings({}, dict.fromkeys(("spos", "darts", "child"), "needs GPUs")),
