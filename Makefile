@@ -8,7 +8,7 @@ WORKERS ?= 2
 # Where this is set, every process compiles torch and Lightning anew: 24 s an import in place of 9.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup quickstart test lint types bench compatibility algorithms gumbel derivations proof table clean
+.PHONY: setup quickstart test lint types bench compatibility algorithms gumbel derivations study proof table clean
 
 setup: $(VENV)/.ready
 
@@ -46,6 +46,10 @@ algorithms: setup
 
 gumbel: setup
 	$(BIN)/python -m proofs gumbel
+
+# Who should share which weights: about 235 trainings of supernets.
+study: setup
+	$(BIN)/nastricks ablate recipes/ablations/weight_sharing.yaml --workers $(WORKERS) --out runs/weight_sharing
 
 derivations: setup
 	$(BIN)/python -m proofs derivations

@@ -271,7 +271,12 @@ def test_the_last_moments_agree_with_the_metrics(tmp_path: Path) -> None:
     expected = [np.mean(mean), np.mean(spread), np.mean(instances)]
     assert table["mean"].tolist() == pytest.approx(expected, abs=1e-6)
     lines = {trace.name for trace in answer.figures["the last batches"].data}
-    assert lines == {"GT-Tau", "tau with the last of these moments", "S-Tau among trainings"}
+    running = {"GT-Tau-Mean-6", "GT-Tau-Std-6", "S-Tau of the last 6"}  # there are no more moments
+    assert lines == {"GT-Tau", "tau with the last of these moments", "S-Tau among trainings", *running}
+    drawn = {trace.name: list(trace.y) for trace in answer.figures["the last batches"].data}
+    assert drawn["S-Tau of the last 6"][:5] == [None] * 5
+    whole = [[TRUTH + 0.02 * noise("time", seed, step) for step in range(1, 7)] for seed in (0, 1)]
+    assert drawn["S-Tau of the last 6"][5] == pytest.approx(np.mean([s_tau(own) for own in whole]))
 
 
 def test_a_curve_of_fine_tuning_is_gt_tau_at_each_number_of_batches(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 from nastricks.ablation.evidence import Evidence
 from nastricks.ablation.questions.base import Answered, Interval, Question, over_seeds, rankings_of
 from nastricks.ablation.questions.figures import dots
-from nastricks.ablation.statistics import holm
+from nastricks.ablation.statistics import FEWEST_SEEDS, holm
 
 Array = NDArray[np.float64]
 
@@ -135,6 +135,8 @@ def _p(interval: Interval) -> float:
 
 def _said(table: pd.DataFrame) -> str:
     """What is favoured and what is put too low, at equal true rank, after Holm."""
+    if table["n"].max() < FEWEST_SEEDS:
+        return f"Too few seeds to tell, {FEWEST_SEEDS} are needed."
     sure = table[table["p (Holm)"] < 0.05]
     parts = []
     for word, rows in (

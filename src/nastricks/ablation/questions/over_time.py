@@ -1,6 +1,6 @@
 """`over_time`: how steady is the ranking over the last epochs and the last batches of a training?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from nastricks.errors import InputError
 from nastricks.ranking.metrics import kendall_tau, s_tau
 
 FILE = "ranking_over_time.csv"
+WINDOW = 8  # moments that a running mean, deviation or S-Tau takes
 SERIES = {"epochs": "the whole training", "last epochs": "the last epochs", "last batches": "the last batches"}
 
 
@@ -98,7 +99,10 @@ def by_moment(log: pd.DataFrame) -> pd.DataFrame:
 
 
 def moments(logs: Sequence[pd.DataFrame]) -> dict[str, Any]:
-    """What is drawn over the steps: GT-Tau of each training, S-Tau among trainings, tau with the last moment."""
+    """What is drawn over the steps, a row a training: GT-Tau, tau with the last moment, and S-Tau among trainings.
+
+    GT-Tau-Mean, GT-Tau-Std and S-Tau of the last `WINDOW` moments begin where there are so many.
+    """
     grids = [by_moment(log) for log in logs]
     truths = [
         log.groupby("architecture")["truth"].first().loc[grid.index] for log, grid in zip(logs, grids, strict=True)
@@ -108,6 +112,7 @@ def moments(logs: Sequence[pd.DataFrame]) -> dict[str, Any]:
     same = [[kendall_tau(g[s], g[steps[-1]]) for s in steps] for g in grids]
     children = sorted(set.intersection(*(set(grid.index) for grid in grids)))
     among = [s_tau([g.loc[children, s] for g in grids]) for s in steps] if len(grids) > 1 else None
+    window = min(WINDOW, len(steps))
     epochs = dict(zip(logs[0]["step"].astype(int), logs[0]["epoch"].astype(float), strict=True))
     return {
         "step": [int(step) for step in steps],
@@ -115,4 +120,12 @@ def moments(logs: Sequence[pd.DataFrame]) -> dict[str, Any]:
         "GT-Tau": judged,
         "tau with the last of these moments": same,
         "S-Tau among trainings": among,
+        f"GT-Tau-Mean-{window}": [trailing(taus, window, lambda last: float(np.mean(last))) for taus in judged],
+        f"GT-Tau-Std-{window}": [trailing(taus, window, lambda last: float(np.std(last))) for taus in judged],
+        f"S-Tau of the last {window}": [trailing([grid[step] for step in steps], window, s_tau) for grid in grids],
     }
+
+
+def trailing(values: Sequence[Any], window: int, measure: Callable[[Sequence[Any]], float]) -> list[float]:
+    """A measure of the last `window` values at each place; NaN where there are fewer."""
+    return [measure(values[end - window : end]) if end >= window else np.nan for end in range(1, len(values) + 1)]
