@@ -53,7 +53,7 @@ def _read(name: str, value: Any, primary: str, what: str) -> Question:
     answers = given.get("answers") or {}
     if answers and set(answers) != set(OUTCOMES):
         raise InputError(f"answers of question {name} of {what} are {sorted(answers)}: expected {', '.join(OUTCOMES)}")
-    given["asks"] = " ".join(str(given["asks"]).split())
+    given |= {key: " ".join(str(given[key]).split()) for key in ("asks", "note", "source") if key in given}
     return kind(name=name, **{"metric": primary, **given})
 
 

@@ -11,6 +11,7 @@ from scipy import stats
 from scipy.stats import rankdata
 
 from nastricks.ablation.evidence import Evidence
+from nastricks.ablation.plot_style import number
 from nastricks.ablation.questions.base import Answered, Interval, Question, over_seeds, rankings_of
 from nastricks.ablation.questions.figures import dots
 from nastricks.ablation.statistics import FEWEST_SEEDS, holm
@@ -72,12 +73,15 @@ class Favours(Question):
             }
         )
         figures = {
-            "at equal true rank": dots(_rows(kept), "correlation of the error in rank, true rank held", {}),
-            "correlation": dots(_rows(measured), "correlation of the error in rank", {}),
+            "at equal true rank": dots(
+                _rows(kept), "correlation with the error (above 0: placed too high), true place held", {}
+            ),
+            "correlation": dots(_rows(measured), "correlation with the error (above 0: placed too high)", {}),
         }
         caption = f"{self.arm}: error in rank against each feature, 95 % intervals over supernets"
         sizes = "; ".join(
-            f"{name} {measured[name].told(signed=True)}, a ranking that knows nothing {np.nanmean(chance[name]):+.2f}"
+            f"{name} {measured[name].told(signed=True)}, a ranking that knows nothing "
+            f"{number(np.nanmean(chance[name]), signed=True)}"
             for name in ("parameters", "FLOPs")
             if name in measured
         )
@@ -145,7 +149,7 @@ def _said(table: pd.DataFrame) -> str:
     ):
         rows = rows.reindex(rows["at equal true rank"].abs().sort_values(ascending=False).index)
         if len(rows):
-            told = [f"{r['feature']} ({r['at equal true rank']:+.2f})" for _, r in rows.iterrows()]
+            told = [f"{r['feature']} ({number(r['at equal true rank'], signed=True)})" for _, r in rows.iterrows()]
             parts.append(f"{word} those with more of {', '.join(told)}")
     if not parts:
         return "No taste of the supernet's own is shown: at equal true rank no feature correlates with its error."
