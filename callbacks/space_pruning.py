@@ -86,6 +86,10 @@ class SpacePruning(Trick):
                 f"trick {self.name} leaves a list of architectures, and {type(module.policy).__name__} cannot keep to "
                 "one: use UniformPath or Sweep"
             )
+        tricks = [t for t in module.trainer.callbacks if isinstance(t, Trick) and t is not self]  # type: ignore[attr-defined]
+        other = next((t.name for t in tricks if t.changes == "options"), None)
+        if other is not None:
+            return f"tricks {self.name} and {other} both say which architectures are left: leave one of them out"
         epochs = module.trainer.max_epochs
         if epochs is not None and 0 < epochs <= self.first:
             return (
