@@ -233,7 +233,7 @@ class BigNAS(Case):
         return elastic_logits(t, images, path, drop)
 
     def rate(self, step: int) -> float:
-        return 0.05 * 0.05 ** min(1.0, step / STEPS / 0.67)
+        return 0.1 * 0.05 ** min(1.0, step / STEPS / 0.67)
 
     def start(self, at: Plain) -> None:
         """Blocks begin as their shortcut."""
