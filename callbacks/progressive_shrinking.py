@@ -106,6 +106,12 @@ class ProgressiveShrinking(Trick):
         reason = None if self.name in module.operated else super().refusal(module)
         if reason is not None:
             return reason
+        others = [t.name for t in module.trainer.callbacks if isinstance(t, Trick)]  # type: ignore[attr-defined]
+        if "space_pruning" in others:
+            return (
+                "tricks progressive_shrinking and space_pruning cannot both say which children are left: use one after "
+                "the other, in stages"
+            )
         sizes = smaller_sizes(module.space.choices, _held(module))
         if not sizes:
             return (

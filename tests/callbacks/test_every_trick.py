@@ -31,7 +31,8 @@ ROOT = Path(__file__).parents[2]
 NAMES = sorted(tricks())
 ALGORITHMS = ("spos", "darts")
 # Tricks that pairs with those of sizes are tried with.
-ALSO = {("sandwich", name) for name in ("bn_calibration", "ghost_batch_norm", "mixup", "sam", "sgdr")}
+OF_ALL = ("bn_calibration", "distillation", "ghost_batch_norm", "mixup", "norm_swap", "sam", "sgdr")
+ALSO = {("sandwich", name) for name in OF_ALL}
 
 
 def settings_of(name: str) -> Settings:

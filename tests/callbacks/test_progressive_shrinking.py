@@ -348,6 +348,12 @@ def test_what_cannot_be_is_refused_before_training(
         make("sandwich", {"progressive_shrinking": written}).check()
 
 
+def test_pruning_the_space_at_the_same_time_is_refused(make: Callable[..., Run]) -> None:
+    chosen = {"progressive_shrinking": {"phases": "[kernel]", "starts": "[0.5]"}, "space_pruning": {"epochs": 1}}
+    with pytest.raises(InputError, match="progressive_shrinking and space_pruning cannot both say which children"):
+        make("sandwich", chosen).check()
+
+
 def test_a_space_without_sizes_has_nothing_to_shrink(make: Callable[..., Run]) -> None:
     assert {choice.dimension for choice in Tiny64().choices} == {None}
     with pytest.raises(InputError, match="opens sizes, and tiny64 has none"):
