@@ -122,11 +122,6 @@ SETTINGS: dict[str, Settings] = {
     ),
     "sam": Settings({"rho": 0.05}, acts_at_neutral=True, documented={"rho": 0.05}),
     "sgdr": Settings({"t_0": 1}),
-    "space_pruning": Settings(
-        {"epochs": 1},
-        {"darts": "Softmax cannot keep to one", "child": "a child has no choices left"},
-        steps=5,
-    ),
     "sync_batch_norm": Settings({}, dict.fromkeys(("spos", "darts", "child"), "needs GPUs")),
     "weight_warmup": Settings(
         {"epochs": 1},
