@@ -36,7 +36,8 @@ types: setup
 bench: setup
 	$(BIN)/python -m benchmarks
 
-# Evidence that writes pages of docs/; none has been timed on an idle machine yet.
+# Evidence that writes pages of docs/. With two workers on two cores of an AMD EPYC, beside other work: compatibility 19
+# minutes (999 pairs), algorithms 25; gumbel 3 minutes on one core.
 compatibility: setup
 	$(BIN)/python -m proofs compatibility --workers $(WORKERS)
 
