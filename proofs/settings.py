@@ -79,6 +79,7 @@ SETTINGS: dict[str, Settings] = {
             "darts": "needs a choice of a size",
             "child": "a child has no choices left",
         },
+        also=("sandwich",),
     ),
     "inplace_distillation": Settings({"temperature": 1.0}, OF_PATHS, also=("sandwich",)),
     "largest_only_regularisation": Settings({"dropout": 0.2}, OF_PATHS, also=("sandwich",)),
