@@ -4,7 +4,6 @@ For weights that an earlier run has trained (`model.weights`), or from some epoc
 the image alone: it runs in eval mode, without gradients, and a step with the cache equals one without it.
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from nastricks.data.batch import Batch, ImageSpec
+from nastricks.data.output_cache import OutputCache
 from nastricks.errors import InputError
 from nastricks.memory import free_memory
 from nastricks.modules.trick import Change, Trick
@@ -71,64 +71,6 @@ def evaluated(segments: list[nn.Module]) -> Iterator[None]:
             module.training = mode
 
 
-class Cache:
-    """The outputs of a prefix for some images, one row an image, in memory or in a file without a name.
-
-    Args:
-        indices: The numbers of the images in the data set (n,), in any order, each once.
-        folder: Where the file is; None keeps rows in memory, on the device of the first outputs.
-    """
-
-    def __init__(self, indices: Tensor, folder: Path | None = None) -> None:
-        self.rows = torch.full((int(indices.max()) + 1,), -1, dtype=torch.int64)
-        self.rows[indices.cpu()] = torch.arange(len(indices))
-        self.size = len(indices)
-        self._folder = folder
-        self._leaves: list[Tensor] = []
-        self._structure: Any = None
-
-    def put(self, indices: Tensor, state: Any) -> None:
-        """Store the state of images (N,)."""
-        leaves, self._structure = _pytree.tree_flatten(state)
-        if not self._leaves:
-            self._leaves = [self._empty(number, leaf) for number, leaf in enumerate(leaves)]
-        for own, leaf in zip(self._leaves, leaves, strict=True):
-            own[self._of(indices, own)] = _last(leaf).to(own.device)
-
-    def get(self, indices: Tensor) -> Any:
-        """The state of images (N,), as it was put."""
-        device = indices.device
-        found = [_first(own[self._of(indices, own)]).to(device, non_blocking=True) for own in self._leaves]
-        return _pytree.tree_unflatten(found, self._structure)
-
-    def _of(self, indices: Tensor, leaf: Tensor) -> Tensor:
-        if self.rows.device != indices.device:
-            self.rows = self.rows.to(indices.device)
-        return self.rows[indices].to(leaf.device)
-
-    def _empty(self, number: int, leaf: Tensor) -> Tensor:
-        """Room for all rows; channels stand last, so that what comes out is channels last without a copy."""
-        shape = (self.size, *_last(leaf).shape[1:])
-        if self._folder is None:
-            return torch.empty(shape, dtype=leaf.dtype, device=leaf.device)
-        handle, path = tempfile.mkstemp(dir=self._folder, prefix=f"prefix-{number}-")
-        os.close(handle)
-        count = int(torch.Size(shape).numel())
-        mapped = torch.from_file(path, shared=True, size=count, dtype=leaf.dtype).view(shape)
-        os.unlink(path)  # it lives as long as it is mapped, so that nothing is left of a run that is killed
-        return mapped
-
-
-def _last(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, H, W, C); others stay."""
-    return x.permute(0, 2, 3, 1) if x.dim() == 4 else x
-
-
-def _first(x: Tensor) -> Tensor:
-    """The inverse of `_last`."""
-    return x.permute(0, 3, 1, 2) if x.dim() == 4 else x
-
-
 class FreezePrefixCache(Trick):
     """Freezes the stem and the first blocks, and starts every training pass from their stored outputs.
 
@@ -167,7 +109,7 @@ class FreezePrefixCache(Trick):
         self.folder = Path(tempfile.gettempdir() if folder is None else folder)
         self._module: TrainingModule | None = None
         self._length = 0
-        self._cache: Cache | None = None
+        self._cache: OutputCache | None = None
         self._stopped: list[nn.Parameter] = []
 
     def refusal(self, module: "TrainingModule") -> str | None:
@@ -295,11 +237,11 @@ class FreezePrefixCache(Trick):
         images = batch.images.to(module.dtype, memory_format=torch.channels_last)
         return prefix_outputs(_network(module), images, _fixed_gates(module, self._length), self._length)
 
-    def _filled(self) -> Cache:
+    def _filled(self) -> OutputCache:
         """The outputs for all training images."""
         assert self._module is not None
         data = self._module.trainer.datamodule  # type: ignore[attr-defined]
-        cache = Cache(data.indices("train"), self.folder if self.where == "disk" else None)
+        cache = OutputCache(data.indices("train"), self.folder if self.where == "disk" else None)
         for number in range(data.batches("train")):  # an epoch: every image once
             batch = data.batch("train", number)
             cache.put(batch.indices, self._outputs(batch))

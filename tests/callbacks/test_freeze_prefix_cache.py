@@ -11,9 +11,10 @@ import torch
 from jsonargparse import Namespace
 
 from nastricks import callbacks
-from nastricks.callbacks.freeze_prefix_cache import Cache, FreezePrefixCache, prefix_length, prefix_outputs
+from nastricks.callbacks.freeze_prefix_cache import FreezePrefixCache, prefix_length, prefix_outputs
 from nastricks.commands.check import built, score_child
 from nastricks.data import Batch, ImageSpec
+from nastricks.data.output_cache import OutputCache
 from nastricks.errors import InputError
 from nastricks.modules.proof import prove
 from nastricks.run import Run
@@ -144,7 +145,7 @@ def test_a_state_of_several_tensors_comes_out_as_it_went_in(tmp_path: Path) -> N
     images = torch.randn(6, 3, 8, 8)
     state = prefix_outputs(network, images, {}, 1)
     for folder in (None, tmp_path):
-        cache = Cache(torch.tensor([10, 3, 7, 12, 0, 5]), folder)
+        cache = OutputCache(torch.tensor([10, 3, 7, 12, 0, 5]), folder)
         cache.put(torch.tensor([3, 10, 7]), _part(state, slice(0, 3)))
         cache.put(torch.tensor([0, 12, 5]), _part(state, slice(3, 6)))
         found = cache.get(torch.tensor([5, 3]))

@@ -20,14 +20,13 @@ from jsonargparse import Namespace
 from nastricks.errors import InputError
 from nastricks.files import write_csv, write_json, write_text
 from nastricks.ranking.tables import Table
-from nastricks.recipe import FIT_KEYS, refused
 from nastricks.rng import generator
 from nastricks.search.algorithm import Outcome, Proposal, SearchAlgorithm
 from nastricks.search.constraints import COSTS, Constraints, CostName, Costs
 from nastricks.search.engine import Engine
 from nastricks.search.evaluation import Evaluation
 from nastricks.search.front import write_front
-from nastricks.search.recipe import dump_any, search_parser
+from nastricks.search.recipe import dump_any, instantiated
 from nastricks.search.reward import Measured, Reward, Setting, truth_table
 from nastricks.spaces import Cost, Space
 
@@ -54,7 +53,7 @@ class Search:
         self.config, self.folder = config, folder
         self.budget: int = config.search.evaluations
         self.seed: int = config.seed_everything
-        made = _instantiated(config)
+        made = instantiated(config)
         self.space: Space = made.space
         self.setting = Setting(config, self.space, made.get("data"), self.seed)
         self.reward: Reward = made.search.reward
@@ -302,21 +301,6 @@ class Search:
 
 def _bounds(asked: Namespace) -> dict[CostName, float]:
     return {name: getattr(asked, name) for name in COSTS if getattr(asked, name) is not None}
-
-
-def _instantiated(config: Namespace) -> Namespace:
-    """Space, data and search; what a child needs is built once a child."""
-    clean = config.clone()
-    for key in (*FIT_KEYS, "config"):
-        clean.pop(key, None)
-    clean.model = None
-    for trick in list(vars(clean.tricks)):
-        clean.tricks[trick] = None
-    clean.loggers.wandb = None
-    try:
-        return search_parser().instantiate(clean)
-    except ValueError as error:
-        raise refused(error) from error
 
 
 def claim(config: Namespace, folder: Path, stamp: str = "") -> None:

@@ -15,8 +15,8 @@ from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-define
 from pytorch_lightning.cli import LightningArgumentParser
 
 from nastricks.errors import InputError
+from nastricks.recipe import FIT_KEYS, RecipeParser, add_arguments, dump, parser, read_yaml, refused, resolve
 from nastricks.recipe import KEYS as RECIPE_KEYS
-from nastricks.recipe import RecipeParser, add_arguments, dump, parser, read_yaml, resolve
 from nastricks.search.algorithm import SearchAlgorithm
 from nastricks.search.constraints import COSTS, UNITS, CostName
 from nastricks.search.reward import Reward
@@ -76,3 +76,18 @@ def searches(config: Namespace) -> bool:
 def dump_any(config: Namespace) -> str:
     """The text of a resolved configuration of either sort; parsing it again gives the same one."""
     return dump(config, search_parser if searches(config) else parser)
+
+
+def instantiated(config: Namespace) -> Namespace:
+    """Space, data and search; what a child needs is built once a child."""
+    clean = config.clone()
+    for key in (*FIT_KEYS, "config"):
+        clean.pop(key, None)
+    clean.model = None
+    for trick in list(vars(clean.tricks)):
+        clean.tricks[trick] = None
+    clean.loggers.wandb = None
+    try:
+        return search_parser().instantiate(clean)
+    except ValueError as error:
+        raise refused(error) from error
