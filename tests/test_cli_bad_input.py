@@ -34,6 +34,9 @@ SPOS = [*SPACE, *DATA, "-c", "recipes/algorithms/spos.yaml", *SET]
 DARTS = [*SPACE, *DATA, "-c", "recipes/algorithms/darts.yaml", *SET]
 SIZES = ["-c", "recipes/spaces/elastic.yaml", *DATA, "-c", "recipes/algorithms/spos.yaml", *SET]
 CHILD = [*SPACE, *DATA, "-c", "recipes/child/tiny64.yaml", *SET]
+ONE_LEVEL, GDAS = ([*SPACE, *DATA, "-c", f"recipes/algorithms/{name}.yaml", *SET] for name in ("single_level", "gdas"))
+TEMPERATURE = "--model.init_args.policy.init_args.temperature.init_args"
+S4 = ["-c", "recipes/spaces/darts_s4.yaml"]
 
 Refused = Callable[..., str]
 
@@ -90,6 +93,10 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
             ["none.csv", "does not exist"],
         ),
         ([*DARTS, "--model.init_args.policy_optimizer", "null"], ["policy_optimizer"]),
+        ([*ONE_LEVEL, "--model.init_args.estimator.init_args.order=before"], ["SingleLevel", "'order'"]),
+        ([*GDAS, f"{TEMPERATURE}.end=0"], ["temperature.end is 0.0", "above 0"]),
+        ([*DARTS, "--model.init_args.policy=nastricks.policies.EdgeNormalised"], ["no node of tiny64 has several"]),
+        ([*S4, *DARTS[2:], "--model.init_args.policy=nastricks.policies.GroupedSoftmax"], ["has one of each"]),
         ([*SPOS, "--space.init_args.channels", "0"], ["space.channels is 0"]),
         ([*SPOS, "--data.init_args.fraction", "2"], ["fraction 2"]),
         ([*SPOS, "--data.init_args.train_size", "5000"], ["5000"]),

@@ -173,6 +173,14 @@ def test_the_head_says_what_it_is_and_how_it_runs(path: Path) -> None:
     assert any("nastricks " in line for line in head[1:])
 
 
+def test_recipes_that_heads_and_pages_name_exist() -> None:
+    root = RECIPES.parent
+    texts = [*FOUND, root / "README.md", *(root / "docs").rglob("*.md")]
+    named = {name for path in texts for name in re.findall(r"recipes/[\w/]+\.yaml", path.read_text())}
+    assert len(named) > 50
+    assert sorted(name for name in named if not (root / name).exists()) == []
+
+
 def two_steps(files: list[str], out: Path | None = None, **changes: Any) -> Run:
     """Train two batches; the weights moved, and every number is finite."""
     overrides = [f"--{key}={value}" for key, value in {**SMALL, **changes}.items()]

@@ -90,8 +90,11 @@ def test_best_ranked_takes_the_best_and_the_first_of_equals() -> None:
 OVER_ALPHA = [Softmax, Sigmoid, EdgeNormalised, GroupedSoftmax, GumbelSoftmax, GumbelHard, BinaryConcrete, BinaryGates]
 
 
-@pytest.mark.parametrize("kind", OVER_ALPHA)
-@pytest.mark.parametrize("operations", ["s2", "s3"])
+@pytest.mark.parametrize(
+    ("kind", "operations"),
+    # GroupedSoftmax refuses S2, whose edges have one operation with weights and one without.
+    [(kind, name) for kind in OVER_ALPHA for name in ("s2", "s3") if (kind, name) != (GroupedSoftmax, "s2")],
+)
 def test_every_policy_over_alpha_on_cells_with_and_without_none(
     kind: Callable[[Space], Policy], operations: Literal["s2", "s3"]
 ) -> None:

@@ -28,7 +28,7 @@ from nastricks.policies import (
     Temperature,
     UniformPath,
 )
-from nastricks.spaces import Gate, Gates, Space, Tiny64, WeightSharing64
+from nastricks.spaces import DARTS, Gate, Gates, Space, Tiny64, WeightSharing64
 
 SPACE: Space = Tiny64(channels=4)
 CELL: Space = WeightSharing64()
@@ -234,6 +234,23 @@ def test_groups_compete_apart() -> None:
     torch.testing.assert_close(dense(gate(policy, at(0))), expected)
     policy.restrict("layer1", [0, 1])
     torch.testing.assert_close(gate(policy, at(0)).weights, torch.softmax(ALPHA[:2], 0))
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        (DARTS(operations="s2"), "normal_2_0 of darts has one of each .sep_conv_3x3, skip_connect.*use Softmax"),
+        (DARTS(operations="s4"), "normal_2_0 of darts has one of each .sep_conv_3x3, noise"),
+        (
+            DARTS(operations=["sep_conv_3x3"], ops_per_edge=None, inputs_per_node=None),
+            "normal_2_0_sep_conv_3x3 of darts has one of each .sep_conv_3x3, off",
+        ),
+    ],
+    ids=["S2", "S4", "on or off"],
+)
+def test_groups_of_one_option_each_are_refused(space: Space, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        GroupedSoftmax(space)
 
 
 def edges(policy: EdgeNormalised) -> Gates:

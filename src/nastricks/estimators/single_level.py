@@ -3,16 +3,24 @@
 from typing import ClassVar
 
 from nastricks.estimators.base import Estimator, Order, Step
+from nastricks.policies import Policy
 
 
 class SingleLevel(Estimator):
     """Alpha's gradient comes with the weights' own backward pass over the training batch; no search split is needed.
 
-    `every` is the number of weight steps an update of alpha.
+    There is no `order` to choose: before or after the weights' pass there would be no gradient.
+
+    Args:
+        policy: The policy to update.
+        every: Update in every this many training steps, at least 1.
     """
 
     order: Order = "joined"
     through_gates: ClassVar[bool] = True
+
+    def __init__(self, policy: Policy, every: int = 1) -> None:
+        super().__init__(policy, every)
 
     def update(self, step: Step) -> None:
         """The gradients are there already."""
