@@ -230,6 +230,19 @@ def test_show_counts_what_is_named_and_listed(told: Told) -> None:
     assert "tiny64 213" in "".join(ElementTree.parse("new/213.svg").getroot().itertext())
 
 
+def test_costs_of_options_add_up_to_those_of_a_child(told: Told) -> None:
+    rows = [line.split() for line in told("show", *SPACE_DATA, "--costs").splitlines()]
+    params = {
+        " ".join(row[:-2]): int(row[-2].replace(",", ""))
+        for row in rows
+        if row[0].startswith(("layer", "what")) and row[-1].replace(",", "").isdigit()
+    }
+    assert len(params) == 3 * 4 + 1
+    (child,) = json.loads(told("show", *SPACE_DATA, "213", "--json"))
+    picked = ["layer1 sep_conv_3x3", "layer2 max_pool_3x3", "layer3 sep_conv_5x5", "what all children have"]
+    assert sum(params[name] for name in picked) == child["params"]
+
+
 def test_latency_is_measured_and_shown(told: Told) -> None:
     printed = told(
         "latency", *SPACE_DATA, "--repeats", "2", "--warmup", "1", "--threads", "1", "--out", "new/latency.csv"

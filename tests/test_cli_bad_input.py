@@ -147,6 +147,8 @@ def test_files_of_recipes_are_checked(refused: Refused, content: Any, words: lis
         (["cp", "tricks/samm", "x.yaml"], ["tricks/samm", "did you mean 'tricks/sam'"]),
         (["show", *SPACE, *DATA, "21"], ["'21' is no architecture of tiny64"]),
         (["show", *SPACE, "213"], ["add a data recipe"]),
+        (["show", *SPACE, "--costs"], ["add a data recipe"]),
+        (["show", *SPACE, *DATA, "213", "--costs"], ["leave the architectures out"]),
         (["show", *DATA], ["space"]),
         (["show", *SPACE, *DATA, "--file", "none.txt"], ["no file none.txt"]),
         (["show", *SPACE, *DATA, "--draw", "x.svg"], ["--draw takes one architecture"]),

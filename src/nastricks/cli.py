@@ -166,6 +166,7 @@ def parser() -> argparse.ArgumentParser:
     stack(show)
     show.add_argument("architectures", nargs="*", metavar="ARCHITECTURE")
     show.add_argument("--file", metavar="CODES", help="a file with an architecture a line")
+    show.add_argument("--costs", action="store_true", help="also print parameters and FLOPs of every option")
     show.add_argument("--json", action="store_true", help="print a list of {architecture, params, flops}")
     show.add_argument("--latency", metavar="FILE.csv", help="also print latencies, by a table of `nastricks latency`")
     show.add_argument("--draw", metavar="FILE.svg", help="draw the architecture given")

@@ -14,6 +14,7 @@ from nastricks.recipe import space_and_spec
 from nastricks.spaces import Cost, Space, read_latency
 from nastricks.spaces.base import trainable
 from nastricks.spaces.drawing import draw
+from nastricks.spaces.option_costs import option_costs
 
 LISTED = 200_000
 TITLES = {"params": "params", "flops": "FLOPs", "with_auxiliary": "with auxiliary", "milliseconds": "ms"}
@@ -32,7 +33,12 @@ def show(arguments: argparse.Namespace) -> int:
     if not names:
         if arguments.latency is not None:
             raise InputError("--latency needs architectures to price: name some, or --file with an architecture a line")
-        return _describe(space, spec)
+        _describe(space, spec)
+        if arguments.costs:
+            _print_costs(space, spec)
+        return 0
+    if arguments.costs:
+        raise InputError("--costs prints what every option costs: leave the architectures out")
     if spec is None:
         raise InputError("parameters depend on the data: add a data recipe, such as -c recipes/data/digits.yaml")
     latency = None if arguments.latency is None else read_latency(arguments.latency, space)
@@ -78,7 +84,7 @@ def _listed(file: str | None) -> list[str]:
     return names
 
 
-def _describe(space: Space, spec: ImageSpec | None) -> int:
+def _describe(space: Space, spec: ImageSpec | None) -> None:
     print(f"{space.name}: {space.size:,} architectures, {len(space.choices)} choices")
     if space.size <= LISTED:
         distinct = len({space.canonical(architecture) for architecture in space.architectures()})
@@ -90,8 +96,25 @@ def _describe(space: Space, spec: ImageSpec | None) -> int:
     print(f"first: {space.format(next(space.architectures()))}")
     if spec is None:
         print("add a data recipe and architectures to see their parameters and FLOPs")
-        return 0
+        return
     with suppress(InputError), torch.device("meta"):  # spaces without a network build none
         params = trainable(space.supernet(spec).segments)
         print(f"its supernet has {params:,} parameters on images of {spec.channels}x{spec.size}x{spec.size}")
-    return 0
+
+
+def _print_costs(space: Space, spec: ImageSpec | None) -> None:
+    """A row an option, and one of what all children have; a child costs the sum of its options and that."""
+    if spec is None:
+        raise InputError("costs depend on the data: add a data recipe, such as -c recipes/data/digits.yaml")
+    costs = option_costs(space, spec)
+    params, flops = costs["params"], costs["flops"]
+    rows = [
+        (f"{choice.name} {option.name}", [round(unit.options[choice.name][index]) for unit in (params, flops)])
+        for choice in space.choices
+        for index, option in enumerate(choice.options)
+    ]
+    rows.append(("what all children have", [round(params.base), round(flops.base)]))
+    width = max(len(name) for name, _ in rows)
+    print(f"{'option':{width}}  {'params':>14}  {'FLOPs':>14}")
+    for name, values in rows:
+        print("  ".join([f"{name:{width}}", *(_cell(value) for value in values)]))
