@@ -60,6 +60,12 @@ def test_a_policy_that_keeps_proposes_those_alone(make_policy: Callable[[Tiny64]
         policy.keep([(1, 1, 1)])
 
 
+def test_masks_of_earlier_checkpoints_are_read() -> None:
+    policy = UniformPath(Tiny64())
+    policy.set_extra_state({name: [0, 2] for name in policy.allowed})
+    assert (set(policy.allowed.values()), policy.kept) == ({(0, 2)}, None)
+
+
 def test_log_probabilities_of_what_is_kept() -> None:
     policy = UniformPath(Tiny64())
     policy.keep([(0, 0, 0), (1, 1, 1)])

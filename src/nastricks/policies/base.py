@@ -169,5 +169,7 @@ class Policy(nn.Module, ABC):
         return {"allowed": {name: list(options) for name, options in self.allowed.items()}, "kept": kept}
 
     def set_extra_state(self, state: Any) -> None:
+        if "allowed" not in state:  # a checkpoint of before there were lists of architectures
+            state = {"allowed": state, "kept": None}
         self.allowed = {name: tuple(options) for name, options in state["allowed"].items()}
         self.kept = None if state["kept"] is None else tuple(map(tuple, state["kept"]))
