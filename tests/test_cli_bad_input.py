@@ -148,6 +148,8 @@ def test_files_of_recipes_are_checked(refused: Refused, content: Any, words: lis
         (["show", *SPACE, *DATA, "21"], ["'21' is no architecture of tiny64"]),
         (["show", *SPACE, "213"], ["add a data recipe"]),
         (["show", *SPACE, "--costs"], ["add a data recipe"]),
+        (["show", *SPACE, "--space.init_args.cells", "5"], ["Tiny64 takes no cells: it has no depth"]),
+        (["show", *SPACE, "--space.init_args.chanels", "5"], ["argument of Tiny64", "did you mean 'channels'"]),
         (["show", *SPACE, *DATA, "213", "--costs"], ["leave the architectures out"]),
         (["show", *DATA], ["space"]),
         (["show", *SPACE, *DATA, "--file", "none.txt"], ["no file none.txt"]),

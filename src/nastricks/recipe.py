@@ -4,6 +4,8 @@ The parser is LightningCLI's, with a key a trick (``tricks.sam.rho``), so that f
 """
 
 import functools
+import importlib
+import inspect
 import json
 import logging
 import re
@@ -231,8 +233,20 @@ def refused(error: Exception) -> InputError:
     if unrecognised is not None:
         names = [o.removeprefix("--") for o in parser()._option_string_actions if o.startswith("--")]
         return unknown("key", unrecognised.group(1), names)
+    superfluous = re.search(r"Problem with given class_path '([\w.]+)': Option '(\w+)' is not accepted", sentence)
+    if superfluous is not None:
+        return _not_taken(*superfluous.groups())
     short = given is not None and len(given) < 80 and "(" not in given
     return InputError(f"{sentence}, and it was given {given!r}" if short else sentence)
+
+
+def _not_taken(class_path: str, argument: str) -> InputError:
+    """An argument that a class does not take; for the depth of a space, that it has none to change."""
+    module, _, name = class_path.rpartition(".")
+    made = getattr(importlib.import_module(module), name)
+    if argument == "cells" and issubclass(made, Space):
+        return InputError(f"{name} takes no cells: it has no depth that could change, take a space such as darts")
+    return unknown(f"argument of {name}:", argument, inspect.signature(made).parameters)
 
 
 def with_seed(config: Namespace, seed: int) -> Namespace:
