@@ -44,7 +44,7 @@ def study(algorithms: Sequence[str], seeds: Sequence[int], epochs: int) -> pd.Da
 
 def _rows(algorithm: str, seed: int, epochs: int) -> list[dict[str, object]]:
     stack = [f"recipes/{part}.yaml" for part in ("spaces/darts", "data/digits", f"algorithms/{algorithm}")]
-    keys = {**SIZE, "trainer.max_epochs": epochs, "trainer.accelerator": "cpu", "seed_everything": seed}
+    keys = {**SIZE, "trainer.max_epochs": epochs, "trainer.accelerator": "cpu", "threads": 1, "seed_everything": seed}
     run = build(resolve(stack, [f"--{key}={value}" for key, value in keys.items()]), None, quiet=True)
     run.fit()
     module, data = run.module, run.data
@@ -121,7 +121,7 @@ def main(given: argparse.Namespace) -> int:
     """Run the study and write the page."""
     if given.run is not None:
         raise InputError("python -m proofs derivations takes no run: it trains its own supernets")
-    epochs = 20
+    epochs = 10
     write_text(PAGE, page(study(ALGORITHMS, range(5), epochs), epochs))
     print(PAGE)
     return 0
