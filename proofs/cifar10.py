@@ -72,7 +72,7 @@ def prove(space: str, recipe: Path, data: str, full: bool = False) -> Watch:
         "data.init_args.validation_size": BATCH,
         "trainer.max_epochs": STEPS // BATCHES,
         "trainer.accelerator": "cpu",
-        "threads": 2,
+        "threads": 1,
     }
     # What waits for epochs that never come here is left out; the page of compatibility shows it at work.
     own = yaml.safe_load(recipe.read_text()).get("tricks") or {}
