@@ -31,6 +31,7 @@ class Watch(pl.Callback):
     def __init__(self) -> None:
         self.fixed: list[float] = []
         self.losses: list[Tensor] = []
+        self.left_out: list[str] = []  # the recipe's tricks that so short a run leaves out
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, TrainingModule)
@@ -76,11 +77,12 @@ def prove(space: str, recipe: Path, data: str, full: bool = False) -> Watch:
     }
     # What waits for epochs that never come here is left out; the page of compatibility shows it at work.
     own = yaml.safe_load(recipe.read_text()).get("tricks") or {}
-    waiting = {f"tricks.{name}": "null" for name in own if name in ("weight_warmup",) or name.startswith("early_stop")}
+    left_out = [name for name in own if name == "weight_warmup" or name.startswith("early_stop")]
     stack = [f"recipes/spaces/{space}.yaml", "recipes/data/cifar10.yaml", str(recipe)]
-    keys = {**overrides, **waiting}
+    keys = {**overrides, **{f"tricks.{name}": "null" for name in left_out}}
     run = build(resolve(stack, [f"--{key}={value}" for key, value in keys.items()]), None, quiet=True)
     watch = Watch()
+    watch.left_out = left_out
     run.trainer.callbacks.append(watch)  # type: ignore[attr-defined]
     run.fit()
     return watch
@@ -106,7 +108,8 @@ def main(given: argparse.Namespace) -> int:
             failed += not holds
             print(
                 f"{name:20} {space:12} loss {before:.3f} -> {after:.3f}{'' if finite else ', not finite'} "
-                f"{'holds' if holds else 'FAILS'}  {time.perf_counter() - started:.0f} s",
+                f"{'holds' if holds else 'FAILS'}  {time.perf_counter() - started:.0f} s"
+                f"{''.join(f', without {trick}' for trick in watch.left_out)}",
                 flush=True,
             )
     return 1 if failed else 0
