@@ -78,7 +78,7 @@ def project_node(policy: Policy, places: Places, may_go: Sequence[bool], edges: 
     for number, place in enumerate(free):
         none = absent_option(choices[place])
         if number not in kept and none is not None:
-            state[choices[place].name] = [none]  # it was given up when the operation was settled
+            state["allowed"][choices[place].name] = [none]  # it was given up when the operation was settled
     policy.set_extra_state(state)
 
 

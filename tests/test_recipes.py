@@ -49,7 +49,7 @@ COUNTS = {
 }
 ARMS = {
     "child_reward": 11,
-    "controllers": 22,
+    "controllers": 23,
     "controller_choices": 14,
     "controller_masks": 4,
     "controllers_ppo": 9,

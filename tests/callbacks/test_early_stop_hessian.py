@@ -160,7 +160,11 @@ def test_the_result_is_the_checkpoint_of_the_epoch_gone_back_to(
     end, there = load_checkpoint(tmp_path), load_checkpoint(tmp_path / "epoch-3.ckpt")
     assert same(end["state_dict"], there["state_dict"])
     assert any(key.endswith("running_var") for key in end["state_dict"])
-    assert end["state_dict"]["policy._extra_state"]["layer1"] == [0, 1, 2]  # the options of then, and not fewer
+    assert end["state_dict"]["policy._extra_state"]["allowed"]["layer1"] == [
+        0,
+        1,
+        2,
+    ]  # the options of then, and not fewer
     for epoch in (2, 4, 5):
         assert not same(end["state_dict"], load_checkpoint(tmp_path / f"epoch-{epoch}.ckpt")["state_dict"])
     with (tmp_path / "metrics.csv").open() as file:

@@ -144,7 +144,7 @@ def test_choices_are_decided_every_so_many_epochs_and_training_goes_on(
     end = {name: options[0] for name, options in run.module.policy.allowed.items()}
     picked = run.module.space.format(tuple(end.values()))
     assert derived(tmp_path, tmp_path) == picked
-    assert load_checkpoint(tmp_path)["state_dict"]["policy._extra_state"] == {n: [i] for n, i in end.items()}
+    assert load_checkpoint(tmp_path)["state_dict"]["policy._extra_state"]["allowed"] == {n: [i] for n, i in end.items()}
     (trick,) = run.tricks
     assert trick.acts == 3
 

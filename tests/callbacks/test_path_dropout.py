@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from jsonargparse import Namespace
 from torch import Tensor
 
 from nastricks.callbacks.path_dropout import PathDropout, nodes_of, stays, thinned
@@ -152,7 +153,7 @@ class LastStep(pl.Callback):
 
 def test_what_is_dropped_does_not_run_or_move(make: Callable[..., Run]) -> None:
     """Also not by momentum and weight decay: L2 on the active paths only."""
-    run = make("spos", {"path_dropout": {"rate": 0.9}}, {"model.init_args.policy.class_path": ALL})
+    run = make("spos", {"path_dropout": {"rate": 0.9}}, {"model.init_args.policy": ALL})
     last = LastStep()
     run.trainer.callbacks.append(last)  # type: ignore[attr-defined]
     run.fit()
@@ -163,7 +164,7 @@ def test_what_is_dropped_does_not_run_or_move(make: Callable[..., Run]) -> None:
         assert torch.equal(p, last.before[key]) == (key.split(".ops.")[1].split(".")[0] not in last.ran), key
 
 
-ALL = "nastricks.policies.AllOptions"
+ALL = Namespace(class_path="nastricks.policies.AllOptions", init_args=Namespace(average=True))
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0])

@@ -57,7 +57,7 @@ def test_the_loss_is_the_weighted_sum() -> None:
     data.setup()
     batch, gates = data.batch("train", 0), module.policy.propose(module.moment("weights"))[0]
     with torch.no_grad():
-        logits, loss = module._logits_and_loss(batch, gates)
+        logits, loss = module._logits_and_loss(batch, gates, module.moment("weights"))
         own, extra = module.network_of(gates).with_auxiliary(batch.images, gates)
     expected = F.cross_entropy(own, batch.labels) + 0.7 * F.cross_entropy(extra, batch.labels)
     torch.testing.assert_close(logits, own)
