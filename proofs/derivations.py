@@ -122,6 +122,6 @@ def main(given: argparse.Namespace) -> int:
     if given.run is not None:
         raise InputError("python -m proofs derivations takes no run: it trains its own supernets")
     epochs = 10
-    write_text(PAGE, page(study(ALGORITHMS, range(5), epochs), epochs))
+    write_text(PAGE, page(study(ALGORITHMS, range(3), epochs), epochs))
     print(PAGE)
     return 0
