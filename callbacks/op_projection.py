@@ -74,12 +74,10 @@ def project_node(policy: Policy, places: Places, may_go: Sequence[bool], edges: 
     free = [p for p in there if may_go[p]]
     count = max(0, edges - (len(there) - len(free)))
     kept = edges_that_matter(proposed(policy), [choices[p] for p in free], count, accuracy)
-    state = policy.get_extra_state()
     for number, place in enumerate(free):
         none = absent_option(choices[place])
         if number not in kept and none is not None:
-            state["allowed"][choices[place].name] = [none]  # it was given up when the operation was settled
-    policy.set_extra_state(state)
+            policy.settle(choices[place].name, none)  # it was given up when the operation was settled
 
 
 class OpProjection(Trick):

@@ -164,6 +164,10 @@ class Policy(nn.Module, ABC):
             raise InputError(f"options {tuple(options)} of {choice}: expected some from 0 to {count - 1}")
         self.allowed[choice] = tuple(sorted({*self.allowed[choice], *options}))
 
+    def settle(self, choice: str, option: int) -> None:
+        """Leave a choice one option alone, also one that was given up before [DARTS-PT: an edge becomes none]."""
+        self.allowed[choice] = (option,)
+
     def get_extra_state(self) -> dict[str, Any]:
         kept = None if self.kept is None else [list(architecture) for architecture in self.kept]
         return {"allowed": {name: list(options) for name, options in self.allowed.items()}, "kept": kept}

@@ -81,6 +81,10 @@ class EdgeNormalised(Policy):
         super().restrict(choice, options)
         self.operations.restrict(choice, options)
 
+    def settle(self, choice: str, option: int) -> None:
+        super().settle(choice, option)
+        self.operations.settle(choice, option)
+
     def derivable_of(self, allowed: Allowed) -> dict[str, tuple[int, ...]]:
         return self.operations.derivable_of(allowed)
 
