@@ -10,7 +10,7 @@ from nastricks.derivations import Argmax, BestEdges, Derivation, Perturbation, T
 from nastricks.errors import InputError
 from nastricks.files import write_text
 from nastricks.modules import SupernetModule
-from nastricks.modules.measures import CALIBRATION_BATCHES, agreement, counts, discretisation_scores
+from nastricks.modules.measures import agreement, counts, discretisation_scores
 from nastricks.ranking.rank import trained_supernet
 from nastricks.recipe import resolve
 from nastricks.run import build
@@ -58,7 +58,7 @@ def _rows(algorithm: str, seed: int, epochs: int) -> list[dict[str, object]]:
         if architecture is None:
             rows.append({"algorithm": algorithm, "seed": seed, "rule": name})
             continue
-        own, path = discretisation_scores(module, data, architecture, "validation", CALIBRATION_BATCHES)
+        own, path = discretisation_scores(module, data, architecture, "validation", None)
         rows.append(
             {
                 "algorithm": algorithm,

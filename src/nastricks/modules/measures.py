@@ -13,6 +13,7 @@ from nastricks.errors import InputError
 from nastricks.modules.curvature import search_eigenpair
 from nastricks.modules.gate_history import GateHistory, Strengths
 from nastricks.modules.scoring import Score, score_gates
+from nastricks.modules.trick import Calibration
 from nastricks.policies import Policy
 from nastricks.spaces import Architecture, Gates, Space
 
@@ -190,9 +191,8 @@ def discretisation(module: "TrainingModule", derived: Architecture) -> dict[str,
     The batch-norm statistics of both are recomputed over the same training batches.
     """
     data: TensorDataModule = module.trainer.datamodule  # type: ignore[attr-defined]
-    asked = [found.batches for trick in module.points.tricks if (found := trick.calibration()) is not None]
-    batches = (asked[0] if asked else 0) or CALIBRATION_BATCHES
-    own, path = discretisation_scores(module, data, derived, "validation", batches)
+    asked = [found for trick in module.points.tricks if (found := trick.calibration()) is not None]
+    own, path = discretisation_scores(module, data, derived, "validation", asked[0] if asked else None)
     return {
         "discretisation/supernet": own.accuracy,
         "discretisation/derived": path.accuracy,
@@ -200,11 +200,20 @@ def discretisation(module: "TrainingModule", derived: Architecture) -> dict[str,
     }
 
 
+def recomputed_over(calibration: Calibration | None) -> int:
+    """Training batches over which the statistics of both sides are recomputed: what a trick asks for, else 10."""
+    return (0 if calibration is None else calibration.batches) or CALIBRATION_BATCHES
+
+
 def discretisation_scores(
-    module: "TrainingModule", data: "TensorDataModule", derived: Architecture, split: "Split", batches: int
+    module: "TrainingModule",
+    data: "TensorDataModule",
+    derived: Architecture,
+    split: "Split",
+    calibration: Calibration | None,
 ) -> tuple[Score, Score]:
     """Scores on a split under the policy's own gates and of the derived path, both calibrated over training batches."""
-    extra, scoring = data.calibration_batches(batches), data.evaluation_batches(split)
+    extra, scoring = data.calibration_batches(recomputed_over(calibration)), data.evaluation_batches(split)
     moment, alone = module.moment("evaluation"), module.space.gates(derived)
 
     def proposed(batch: int) -> Gates:

@@ -19,7 +19,7 @@ import numpy as np
 from nastricks.data import Batch, TensorDataModule
 from nastricks.errors import InputError
 from nastricks.modules import Calibration, SupernetModule
-from nastricks.modules.measures import CALIBRATION_BATCHES, discretisation_scores
+from nastricks.modules.measures import discretisation_scores, recomputed_over
 from nastricks.modules.scoring import Score
 from nastricks.ranking.evaluate import score_children
 from nastricks.ranking.gradient_error import GradientError, gradient_error
@@ -117,9 +117,8 @@ def errors_of(
         InputError: the table lacks a child.
     """
     space = module.space
-    count = (0 if calibration is None else calibration.batches) or CALIBRATION_BATCHES
-    own, path = discretisation_scores(module, data, derived, "test", count)
-    extra, scoring = data.calibration_batches(count), data.evaluation_batches("test")
+    own, path = discretisation_scores(module, data, derived, "test", calibration)
+    extra, scoring = data.calibration_batches(recomputed_over(calibration)), data.evaluation_batches("test")
     settled = space.format(derived)
     calibrated = uncalibrated = None
     if table is not None:

@@ -14,7 +14,7 @@ from nastricks.derivations import Trained
 from nastricks.errors import InputError
 from nastricks.files import write_csv
 from nastricks.modules import Calibration, SupernetModule, TrainingModule
-from nastricks.modules.measures import CALIBRATION_BATCHES, discretisation_scores
+from nastricks.modules.measures import discretisation_scores
 from nastricks.modules.scoring import Score, gated_accuracy
 from nastricks.ranking.baselines import baselines, noise_ceiling
 from nastricks.ranking.evaluate import score_children, scoring_of
@@ -172,8 +172,7 @@ def discretisation_metrics(
 
     Both are calibrated, over 10 training batches where no trick says how many.
     """
-    batches = (0 if calibration is None else calibration.batches) or CALIBRATION_BATCHES
-    own, path = discretisation_scores(module, data, derived, "validation", batches)
+    own, path = discretisation_scores(module, data, derived, "validation", calibration)
     return {"supernet_accuracy": own.accuracy, DISCRETISATION_LOSS: own.accuracy - path.accuracy}
 
 
