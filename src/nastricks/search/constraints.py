@@ -11,13 +11,12 @@ from nastricks.data import ImageSpec
 from nastricks.errors import InputError
 from nastricks.rng import generator
 from nastricks.search.moves import TRIES, mutate, neighbours
-from nastricks.spaces import Architecture, OptionCosts, Space, option_costs, read_latency
+from nastricks.spaces import Architecture, ChildCosts, OptionCosts, Space, read_latency
 
 CostName = Literal["flops", "params", "latency"]
 COSTS: tuple[CostName, ...] = get_args(CostName)
 UNITS: Mapping[CostName, str] = {"flops": "FLOPs", "params": "parameters", "latency": "milliseconds"}
 
-PROBES = 2  # children whose cost is counted whole before sums over choices are believed
 LISTED = 2_000  # architectures that are counted one by one before a constraint is called impossible
 LISTED_SUMMED = 100_000  # the same where a cost is a sum over choices
 DRAWN = 64  # architectures that are tried where there are more
@@ -39,38 +38,22 @@ class Costs:
     """
 
     def __init__(self, space: Space, spec: ImageSpec, latency: str | None = None) -> None:
-        self.space, self.spec = space, spec
+        self.space = space
         self._latency = None if latency is None else read_latency(latency, space)
-        self._known: dict[Architecture, dict[CostName, float]] = {}
+        self._children = ChildCosts(space, spec)
 
     def of(self, architecture: Architecture) -> Mapping[CostName, float]:
         """Cost name -> cost; parameters and FLOPs are whole numbers, latency is in milliseconds."""
-        if architecture not in self._known:
-            counted = self._sums(architecture) if self.summed else self._whole(architecture)
-            if self._latency is not None:
-                counted["latency"] = self._latency.of(self.space, architecture)
-            self._known[architecture] = counted
-        return self._known[architecture]
+        cost = self._children.of(architecture)
+        counted: dict[CostName, float] = {"flops": cost.flops, "params": cost.params}
+        if self._latency is not None:
+            counted["latency"] = self._latency.of(self.space, architecture)
+        return counted
 
-    @cached_property
+    @property
     def summed(self) -> Mapping[str, OptionCosts] | None:
         """Costs as sums over choices; None where they do not add up to what whole children cost."""
-        if type(self.space).cost is not Space.cost:
-            return None
-        try:
-            found = option_costs(self.space, self.spec)
-        except InputError:
-            return None
-        rng = generator("costs", self.space.name)
-        for architecture in (self.space.sample(rng) for _ in range(PROBES)):
-            whole = self._whole(architecture)
-            if any(round(found[name].of(self.space, architecture)) != whole[name] for name in ("flops", "params")):
-                return None
-        return found
-
-    def _sums(self, architecture: Architecture) -> dict[CostName, float]:
-        assert self.summed is not None
-        return {name: round(self.summed[name].of(self.space, architecture)) for name in ("flops", "params")}
+        return self._children.summed
 
     def ends(self) -> tuple[Mapping[CostName, float], Mapping[CostName, float]]:
         """What no architecture is below, and none above, as far as that is known."""
@@ -82,10 +65,6 @@ class Costs:
             tables |= {"flops": self.summed["flops"], "params": self.summed["params"]}
         low = {name: t.base + sum(map(min, t.options.values())) for name, t in tables.items()}
         return low, {name: t.base + sum(map(max, t.options.values())) for name, t in tables.items()}
-
-    def _whole(self, architecture: Architecture) -> dict[CostName, float]:
-        cost = self.space.cost(architecture, self.spec)
-        return {"flops": cost.flops, "params": cost.params}
 
 
 class Constraints:
