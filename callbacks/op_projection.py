@@ -116,7 +116,7 @@ class OpProjection(Trick):
         missing = super().refusal(module)
         if missing is not None:
             return missing
-        if self.edges is not None and edges_of_nodes(module.space):
+        if edges_of_nodes(module.space):
             try:
                 check_edges(module.space, module.policy.allowed, self.edges, self.name)
             except InputError as error:

@@ -1,23 +1,24 @@
 """Every trick with every algorithm: it acts and resumes bit for bit, or refuses with a sentence."""
 
 import argparse
-import re
 import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nastricks.errors import InputError
 from nastricks.files import write_text
 from nastricks.modules.registry import tricks
-from nastricks.recipe import resolve
 from nastricks.run import Run, build
 from nastricks.search.engine import Lost, engine
+from nastricks.stages import Stage, Stages, read_stages, stage_config
+from nastricks.stages.check import check_stages
+from nastricks.stages.recipe import overrides_of
 from proofs.settings import SETTINGS
-from proofs.small_runs import SMALL, difference_after_resuming
+from proofs.small_runs import SMALL, difference_after_resuming, space_of, staged_algorithms
 
 ROOT = Path(__file__).parents[1]
 DATA = "recipes/data/digits.yaml"
@@ -42,49 +43,78 @@ class Found:
 
 
 def algorithms() -> dict[str, str]:
-    """Name -> recipe file of every algorithm, and of the child of tiny64."""
-    found = {path.stem: str(path.relative_to(ROOT)) for path in sorted((ROOT / "recipes/algorithms").glob("*.yaml"))}
-    return {**found, "child": "recipes/child/tiny64.yaml"}
+    """Name -> file of every algorithm, and of the child of tiny64; what has a recipe needs no stages of its name."""
+    found = {path.stem: path for path in sorted((ROOT / "recipes/algorithms").glob("*.yaml"))}
+    found |= {name: path for name, path in staged_algorithms(ROOT / "recipes/stages").items() if name not in found}
+    found["child"] = ROOT / "recipes/child/tiny64.yaml"
+    return {name: str(path.relative_to(ROOT)) for name, path in found.items()}
 
 
 def stack_of(recipe: str) -> list[str]:
     """A recipe of an algorithm with the space of the line at its head, tiny64 where that names none."""
-    named = re.search(r"-c (recipes/spaces/\w+\.yaml)", (ROOT / recipe).read_text())
-    space = "recipes/spaces/tiny64.yaml" if named is None else named.group(1)
+    space = space_of(ROOT / recipe) or "recipes/spaces/tiny64.yaml"
     return [str(ROOT / file) for file in (space, DATA, recipe)]
 
 
+def stages_of(file: str) -> Stages:
+    """What an algorithm fits, in a row; a recipe is a single stage."""
+    if "stages" in Path(file).parts:
+        return read_stages(ROOT / file)
+    return Stages(Path(file).stem, (Stage("fit", tuple(stack_of(file))),))
+
+
 def examine(pair: Pair) -> Found:
-    """Run a pair straight, killed and resumed."""
-    stack = stack_of(algorithms()[pair.algorithm])
-    own = [name for name, settings in vars(resolve(stack).tricks).items() if settings is not None]
-    if pair.trick in own:
+    """Run a pair straight, killed and resumed; of stages every search, from what the ones before it left."""
+    stages = stages_of(algorithms()[pair.algorithm])
+    own = [_own(stage) for stage in stages.searches]
+    if any(pair.trick in names for names in own):
         return Found("part")
-    # A recipe's own guards get settings with which they do not stop so short a run, its phases such as fit into it.
-    stops = [name for name in own if name.startswith("early_stop") or name == "progressive_shrinking"]
-    small = {**SMALL, **_arguments(stops), **_arguments([] if pair.trick is None else [pair.trick])}
-
-    def make(more: Mapping[str, Any], out: Path) -> Run:
-        keys = {**small, **more}
-        return build(resolve(stack, [f"--{key}={value}" for key, value in keys.items()]), out, quiet=True)
-
+    searches = [
+        replace(stage, overrides=(*stage.overrides, *overrides_of(_small(names, pair.trick))))
+        for stage, names in zip(stages.searches, own, strict=True)
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
         try:
-            run = make({}, place / "straight")
-            run.fit()
+            if len(searches) > 1:  # before the first of them trains, as `nastricks run` does
+                check_stages(replace(stages, stages=tuple(searches)))
+            for stage in searches:
+                found = _examine(stage, Path(folder) / "straight", Path(folder) / "middle")
+                if found.kind != "works":
+                    return found
         except InputError as error:
-            return Found("refuses", " ".join(str(error).split()))
+            told = error.__cause__ if isinstance(error.__cause__, InputError) else error  # without the stage's name
+            return Found("refuses", " ".join(str(told).split()))
         except Exception as error:
             return Found("fails", f"{type(error).__name__}: {error}")
-        idle = [t.name for t in run.tricks if t.acts == 0 and not t.after_training]
-        if idle:
-            return Found("fails", f"{', '.join(idle)} never acted")
-        try:
-            difference = difference_after_resuming(make, place / "straight", place / "middle", "middle")
-        except Exception as error:
-            return Found("fails", f"resuming: {type(error).__name__}: {error}")
+    return Found("works")
+
+
+def _examine(stage: Stage, straight: Path, middle: Path) -> Found:
+    def make(more: Mapping[str, Any], out: Path) -> Run:
+        config, _ = stage_config(replace(stage, overrides=(*stage.overrides, *overrides_of(more))), straight)
+        return build(config, out, quiet=True)
+
+    run = make({}, straight / stage.name)
+    run.fit()
+    idle = [t.name for t in run.tricks if t.acts == 0 and not t.after_training]
+    if idle:
+        return Found("fails", f"{', '.join(idle)} never acted")
+    try:
+        difference = difference_after_resuming(make, straight / stage.name, middle / stage.name, "middle")
+    except Exception as error:
+        return Found("fails", f"resuming: {type(error).__name__}: {error}")
     return Found("works") if difference is None else Found("fails", f"resumed, {difference}")
+
+
+def _own(stage: Stage) -> list[str]:
+    return [name for name, settings in vars(stage.config().tricks).items() if settings is not None]
+
+
+def _small(own: list[str], trick: str | None) -> dict[str, Any]:
+    """Keys of a small run with a trick: a recipe's own guards do not stop it, its own phases fit into it."""
+    fitted = ("progressive_shrinking", "op_projection")
+    phased = [name for name in own if name.startswith("early_stop") or name in fitted]
+    return {**SMALL, **_arguments(phased), **_arguments([] if trick is None else [trick])}
 
 
 def _arguments(names: list[str]) -> dict[str, Any]:
@@ -136,7 +166,7 @@ def page(found: Mapping[Pair, Found]) -> str:
         "",
         "Made by `make compatibility`: every trick on top of every algorithm's recipe, on digits and the space at the",
         "recipe's head (`tiny64` for most), eight steps, once straight, once killed before step 5 and resumed from",
-        "step 3.",
+        f"step 3. {_staged(names)}",
         "",
         f"- {WORKS} acts, and the resumed run equals the straight one bit for bit (weights, buffers, policy, optimizer",
         f"  states, metrics): {works} pairs.",
@@ -153,3 +183,8 @@ def page(found: Mapping[Pair, Found]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _staged(names: list[str]) -> str:
+    staged = [f"`{name}`" for name in names if "stages" in Path(algorithms()[name]).parts]
+    return f"Of {', '.join(staged)}, which are made of stages, each search is." if staged else ""

@@ -1,6 +1,7 @@
 """Small runs of whole recipes: tiny64 on 128 digits, eight steps in two epochs; killed and resumed."""
 
 import atexit
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ import torch
 from nastricks.modules.run_folder import LAST, load_checkpoint
 from nastricks.recipe import resolve
 from nastricks.run import Run, build
+from nastricks.stages import read_stages
 
 SMALL = {
     "data.init_args.train_size": 128,
@@ -24,6 +26,18 @@ SMALL = {
     "trainer.max_epochs": 2,
 }
 STEPS = 8
+
+
+def staged_algorithms(folder: Path) -> dict[str, Path]:
+    """Name -> file of those stages in a folder that search more than once; the others are a recipe and a child."""
+    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {name: file for name, file in files.items() if len(read_stages(file).searches) > 1}
+
+
+def space_of(recipe: Path) -> str | None:
+    """The file of the space in the line that a recipe's head runs it with, None where it names none."""
+    named = re.search(r"-c (recipes/spaces/\w+\.yaml)", recipe.read_text())
+    return None if named is None else named.group(1)
 
 
 @cache

@@ -28,6 +28,10 @@ pytestmark = [
         ("spos", "weight_warmup", "refuses", "UniformPath has no parameters"),
         ("fairdarts", "zero_one_loss", "part", ""),
         ("darts_plus", "cutout", "works", ""),
+        ("pdarts", "op_dropout", "part", ""),
+        ("pdarts", "cutout", "works", ""),
+        ("darts_pt", None, "works", ""),
+        ("darts_pt", "space_pruning", "refuses", "Softmax cannot keep to one"),
     ],
 )
 def test_a_pair_works_or_refuses_or_is_part(algorithm: str, trick: str | None, kind: str, words: str) -> None:
@@ -122,10 +126,17 @@ def test_rules_are_compared_on_the_same_supernet(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.skipif("NASTRICKS_DATA" not in os.environ, reason="NASTRICKS_DATA does not name the folder of CIFAR-10")
 def test_a_recipe_learns_on_cifar10() -> None:
-    watch = cifar10.prove("nasbench201", cifar10.recipes()["gdas"], os.environ["NASTRICKS_DATA"])
+    (watch,) = cifar10.prove("nasbench201", cifar10.recipes()["gdas"], os.environ["NASTRICKS_DATA"])
     before, after = watch.fixed
     assert len(watch.losses) >= cifar10.STEPS
     assert after < before
+
+
+@pytest.mark.skipif("NASTRICKS_DATA" not in os.environ, reason="NASTRICKS_DATA does not name the folder of CIFAR-10")
+def test_every_search_of_stages_takes_its_steps_on_cifar10() -> None:
+    watched = cifar10.prove("nasbench201", cifar10.recipes()["pdarts"], os.environ["NASTRICKS_DATA"])
+    assert len(watched) == 3
+    assert all(len(watch.losses) >= cifar10.STEPS for watch in watched)
 
 
 def test_without_data_or_a_run_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

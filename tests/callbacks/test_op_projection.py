@@ -17,7 +17,8 @@ from nastricks.modules.run_folder import load_checkpoint
 from nastricks.moment import Moment
 from nastricks.policies import Softmax
 from nastricks.ranking.derive import derived
-from nastricks.run import Run
+from nastricks.recipe import resolve
+from nastricks.run import Run, build
 from nastricks.spaces import DARTS, Choice, Gate, Option, Tiny64
 
 pytestmark = [
@@ -212,3 +213,10 @@ def test_a_length_in_steps_is_counted_too(make: Callable[..., Run]) -> None:
 def test_bad_values_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=rf"op_projection.{name} is 0: expected at least 1"):
         OpProjection(**{name: 0})
+
+
+def test_more_edges_than_a_node_takes_are_refused_before_training() -> None:
+    stack = ["recipes/spaces/darts.yaml", "recipes/data/digits.yaml", "recipes/algorithms/published/darts.yaml"]
+    tricks = ["--space.init_args.channels=4", "--tricks.op_projection={edges: null, tune_epochs: 1}"]
+    with pytest.raises(InputError, match=r"op_projection.edges is null, .* takes at most 2 inputs: set op_projection"):
+        build(resolve(stack, tricks), None, quiet=True).check()

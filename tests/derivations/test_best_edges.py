@@ -129,7 +129,8 @@ def test_bad_values_are_refused(arguments: dict[str, Any], sentence: str) -> Non
     ("inputs", "arguments", "sentence"),
     [
         (2, {"edges": 1}, "derivation.edges is 1, and node normal_a of nodes takes at least 2 inputs"),
-        (1, {"edges": 2}, "derivation.edges is 2, and node normal_b of nodes takes at most 1 inputs"),
+        (1, {"edges": 2}, "derivation.edges is 2, and node normal_a of nodes takes at most 1 inputs"),
+        (2, {"edges": 3}, "derivation.edges is 3, and node normal_b of nodes takes at most 2 inputs"),
         (2, {"none": "kept"}, "may leave node normal_b with fewer than the 2 inputs that nodes demands"),
         (2, {"skips": 1, "cell": "norml"}, "nodes has no cell 'norml': it has normal, reduce"),
     ],

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from nastricks.derivations import Threshold, Trained
+from nastricks.derivations import Perturbation, Threshold, Trained
 from nastricks.errors import InputError
 from nastricks.policies import Policy, Sigmoid, UniformPath
 from nastricks.rng import generator
@@ -55,6 +55,13 @@ def test_a_node_without_input_is_refused_where_it_is_not_filled(nodes: NodesMake
     with pytest.raises(InputError, match="leaves node normal_a with 1 of 2 inputs, and nodes demands 2: lower"):
         derived(Threshold(short="refused"), sigmoid(nodes(2), STRENGTHS))
     assert derived(Threshold(0.75, short="refused"), sigmoid(nodes(None), STRENGTHS)) == (1, 0, 2, 3, 0, 0, 0, 1)
+
+
+def test_more_edges_than_a_node_takes_are_refused_before_training(nodes: NodesMaker) -> None:
+    space = nodes(2)
+    for derivation in (Threshold(edges=None), Perturbation(edges=None)):
+        with pytest.raises(InputError, match=r"edges is null, which may keep all .* normal_b .* at most 2 inputs: set"):
+            derivation.check(space, Sigmoid(space))
 
 
 def test_equals_the_released_parse(nodes: NodesMaker) -> None:

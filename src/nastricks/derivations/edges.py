@@ -14,7 +14,7 @@ Passes = Callable[[Tensor, int, int], bool]
 
 
 def check_edges(space: Space, allowed: Allowed, edges: int | None, derivation: str) -> None:
-    """Refuse a space whose nodes cannot be left with `edges` edges each; None takes any number.
+    """Refuse a space whose nodes cannot be left with `edges` edges each; None may leave all of them.
 
     Raises:
         InputError: no choice is an edge, a node's edges cannot be left out, or its inputs are more or fewer.
@@ -24,6 +24,13 @@ def check_edges(space: Space, allowed: Allowed, edges: int | None, derivation: s
         raise InputError(f"derivation {derivation} needs edges into nodes, and {space.name} has none: use Argmax")
     for node, places in nodes.items():
         fewest, most = fewest_and_most_inputs(space, allowed, places)
+        kept = len(places) if edges is None else min(edges, len(places))
+        if kept > most:
+            told = "null, which may keep all edges" if edges is None else str(edges)
+            raise InputError(
+                f"derivation.edges is {told}, and node {node} of {space.name} takes at most {most} inputs: set "
+                f"derivation.edges {most}"
+            )
         if edges is None or len(places) <= edges:
             continue
         if any(absent_option(space.choices[place]) is None for place in places):
@@ -31,9 +38,10 @@ def check_edges(space: Space, allowed: Allowed, edges: int | None, derivation: s
                 f"derivation {derivation} keeps {edges} of the {len(places)} edges into {node}, and an edge of "
                 f"{space.name} cannot be left out: use Argmax, or set derivation.edges {len(places)}"
             )
-        if not fewest <= edges <= most:
-            bound = f"at least {fewest}" if edges < fewest else f"at most {most}"
-            raise InputError(f"derivation.edges is {edges}, and node {node} of {space.name} takes {bound} inputs")
+        if edges < fewest:
+            raise InputError(
+                f"derivation.edges is {edges}, and node {node} of {space.name} takes at least {fewest} inputs"
+            )
 
 
 def strongest(scores: Tensor, options: Sequence[int]) -> int:

@@ -106,7 +106,7 @@ class Perturbation(Derivation):
                 f"derivation Perturbation takes options out of a mixture, and {type(policy).__name__} runs one at a "
                 "time: use BestRanked, or an algorithm that mixes them"
             )
-        if self.edges is not None and edges_of_nodes(space):
+        if edges_of_nodes(space):
             check_edges(space, policy.derivable, self.edges, type(self).__name__)
 
     def derive(self, trained: Trained) -> Architecture:

@@ -73,6 +73,11 @@ class Stages:
         parts = {s.name: {**yaml.safe_load(dump(s.config())), **s.links, "keep": s.keep} for s in self.stages}
         return yaml.safe_dump(parts, sort_keys=False)
 
+    @property
+    def searches(self) -> tuple[Stage, ...]:
+        """The stages that are no training of a derived child."""
+        return tuple(stage for stage in self.stages if "architecture_of" not in stage.links)
+
     def changed(self, stack: Sequence[str], overrides: Sequence[str], tricks: Sequence[str]) -> "Stages":
         """The same stages with files and keys on top of every one, and tricks on top of those that derive.
 

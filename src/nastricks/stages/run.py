@@ -69,7 +69,7 @@ def _run(
     stage: Stage, folder: Path, seed: int | None, quiet: bool, tracked: Tracked | None, score_all: ScoreAll | None
 ) -> StageResult:
     place, start = folder / stage.name, time.perf_counter()
-    config, left_out = _config(stage, folder, seed)
+    config, left_out = stage_config(stage, folder, seed)
     fingerprint = _fingerprint(stage, config)
     done, started = place / "result.json", place / "stage.json"
     if done.is_file():
@@ -113,8 +113,8 @@ def _read(done: Path, started: Path) -> StageResult:
     return StageResult(result.get("derived"), metrics, stage["seconds"], stage["left_out"])
 
 
-def _config(stage: Stage, folder: Path, seed: int | None) -> tuple[Namespace, dict[str, str]]:
-    """The configuration with what earlier stages left, and the tricks that have nothing to act on in it."""
+def stage_config(stage: Stage, folder: Path, seed: int | None = None) -> tuple[Namespace, dict[str, str]]:
+    """The configuration with what earlier stages left in `folder`, and the tricks that have nothing to act on in it."""
     taken = []
     for key, earlier in stage.links.items():
         taken.append(f"--{LINKS[key]}={_taken(key, folder / earlier, stage.keep)}")
