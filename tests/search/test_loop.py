@@ -16,7 +16,8 @@ from nastricks.rng import generator
 from nastricks.search import trained_child
 from nastricks.search.algorithm import Proposal
 from nastricks.search.engine import Engine, InProcess, RayWorkers
-from nastricks.search.loop import CHECKPOINTS, Search, claim
+from nastricks.search.folder import claim
+from nastricks.search.loop import CHECKPOINTS, Search
 from nastricks.search.recipe import dump_any, resolve_any, resolve_search, searches
 from nastricks.search.reward import Measured, Reward
 from nastricks.search.trained_child import ChildTask, TrainedChild

@@ -8,8 +8,9 @@ from nastricks.commands.progress import progress
 from nastricks.files import write_json
 from nastricks.modules.tracking import Tracked, track_results
 from nastricks.search.engine import Engine, engine
+from nastricks.search.folder import claim
 from nastricks.search.front import front
-from nastricks.search.loop import Search, claim
+from nastricks.search.loop import Search
 from nastricks.search.recipe import dump_any, resolve_search
 
 

@@ -6,11 +6,10 @@
 The optimisation is manual: several sets of gates, second passes and the policy's own step do not fit Lightning's.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,9 +18,8 @@ from torch.optim import Optimizer
 from nastricks.data.batch import Batch, ImageSpec
 from nastricks.errors import InputError
 from nastricks.estimators import Estimator
-from nastricks.modules.epoch_sums import EpochSums
 from nastricks.modules.leaf_gates import LeafGates
-from nastricks.modules.measures import Measures
+from nastricks.modules.logged import LoggedModule
 from nastricks.modules.normalisation import batch_norms, frozen_statistics
 from nastricks.modules.points import Points
 from nastricks.modules.schedule import Constant, Schedule
@@ -36,7 +34,7 @@ from nastricks.spaces import Architecture, ChildCosts, Gates, Network, Space
 OptimizerMaker = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
-class TrainingModule(pl.LightningModule):
+class TrainingModule(LoggedModule):
     """What supernets and children have in common: networks, a policy, tricks, and the step.
 
     Args:
@@ -78,7 +76,7 @@ class TrainingModule(pl.LightningModule):
         seed: int,
         paths_seed: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(space)
         if not 0 <= label_smoothing < 1:
             raise InputError(f"model.label_smoothing is {label_smoothing}: expected a number in [0, 1)")
         if not 0 <= auxiliary_weight < float("inf"):
@@ -90,7 +88,7 @@ class TrainingModule(pl.LightningModule):
         if estimator is not None:
             _check_policy_optimizer(policy, policy_optimizer)
         self.automatic_optimization = False
-        self.space, self.spec, self.seed = space, spec, seed
+        self.spec, self.seed = spec, seed
         self.paths_seed = seed if paths_seed is None else paths_seed
         self.policy, self.sharing, self.estimator = policy, sharing, estimator
         # Channels last is the faster layout for convolutions, on the CPU (a quarter less for tiny64) and on GPUs.
@@ -106,14 +104,10 @@ class TrainingModule(pl.LightningModule):
         self.micro_batches = micro_batches
         self.current: TrainingStep | None = None  # the step that is running [attacks by tricks]
         self.starts_from: str | None = None  # the earlier run whose weights the networks start with
-        self.steps_seen = 0
         self.steps_per_epoch = 1
         self.epochs = 1.0
         self.points = Points()
-        self.measures: Measures | None = None  # of a policy that has strengths
         self.operated: set[str] = set()  # names of the tricks whose surgery is done
-        self._sums = EpochSums()
-        self._epoch_saved: int | None = None
         self._norms = batch_norms(self.networks)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -315,59 +309,6 @@ class TrainingModule(pl.LightningModule):
         for group in optimizer.param_groups:
             rate = self.schedule.learning_rate(group["base_lr"], now)
             group["lr"] = self.points.learning_rate(rate, group["base_lr"], now)
-
-    # What is logged and kept.
-
-    def epoch_metrics(self) -> dict[str, float]:
-        """Mean loss and accuracy of the epoch so far and the learning rate; starts the next epoch's sums."""
-        metrics = self._sums.take(lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"))
-        if not metrics:
-            return {}
-        optimizers = self.optimizers(use_pl_optimizer=False)
-        first = optimizers[0] if isinstance(optimizers, list) else optimizers
-        return {**metrics, "learning_rate": first.param_groups[0]["lr"]}
-
-    def log_epoch(self, epoch: int) -> None:
-        """Log the epoch's row, once: a second call before the next step logs nothing."""
-        metrics = self.epoch_metrics()
-        if metrics and self.measures is not None:
-            metrics |= self.measures.take(self, epoch)
-        for logger in self.loggers if metrics else []:
-            logger.log_metrics({"epoch": epoch, **metrics}, step=self.steps_seen)
-
-    def note(self, metrics: Mapping[str, float]) -> None:
-        """Log what a trick measured between two epochs, into the row of the one that has ended."""
-        for logger in self.loggers:
-            logger.log_metrics(dict(metrics), step=self.steps_seen)
-
-    def on_train_start(self) -> None:
-        # Lightning closes no epoch of which a checkpoint was saved after the last batch.
-        if self._epoch_saved is not None and self._epoch_saved < self.current_epoch:
-            self.log_epoch(self._epoch_saved)
-
-    def on_train_epoch_end(self) -> None:
-        self.log_epoch(self.current_epoch)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["nastricks"] = {
-            "steps_seen": self.steps_seen,
-            "epoch": self.current_epoch,
-            "sums": self._sums.state(),
-            "space": self.space.name,
-            "architectures": self.space.size,
-            "measures": None if self.measures is None else self.measures.state(),
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        own = checkpoint.get("nastricks")
-        if own is None:
-            raise InputError("this checkpoint was not written by nastricks: give one from a run folder")
-        if own["space"] != self.space.name:
-            raise InputError(f"the checkpoint is of space {own['space']}, this run is of {self.space.name}")
-        self.steps_seen, self._epoch_saved = own["steps_seen"], own.get("epoch")
-        self._sums.restore(own["sums"])
-        if self.measures is not None and own.get("measures") is not None:
-            self.measures.restore(own["measures"])
 
 
 def _check_policy_optimizer(policy: Policy, made: OptimizerMaker | None) -> None:

@@ -5,8 +5,6 @@ the same questions, and children that were trained before the interruption are a
 """
 
 import functools
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -18,15 +16,16 @@ import pandas as pd
 from jsonargparse import Namespace
 
 from nastricks.errors import InputError
-from nastricks.files import write_csv, write_json, write_text
+from nastricks.files import write_csv
 from nastricks.ranking.tables import Table
 from nastricks.rng import generator
 from nastricks.search.algorithm import Outcome, Proposal, SearchAlgorithm
 from nastricks.search.constraints import COSTS, Constraints, CostName, Costs
 from nastricks.search.engine import Engine
 from nastricks.search.evaluation import Evaluation
+from nastricks.search.folder import KeptChildren
 from nastricks.search.front import write_front
-from nastricks.search.recipe import dump_any, instantiated
+from nastricks.search.recipe import instantiated
 from nastricks.search.reward import Measured, Reward, Setting, truth_table
 from nastricks.spaces import Cost, Space
 
@@ -65,6 +64,9 @@ class Search:
         self.reward.check_epochs(self.algorithm.asked_epochs())
         self.algorithm.check_rewards(*self.reward.range)
         self.truth = self._truth()
+        self._children: KeptChildren | None = None
+        if folder is not None and self.reward.keeps:
+            self._children = KeptChildren(folder, self.space, self.reward.stamp)
         self._known: dict[Proposal, Measured] = {}
         self.evaluations: list[Evaluation] = []
         self._best: list[Evaluation] = []  # those that were the best so far when they came
@@ -151,30 +153,23 @@ class Search:
     def _measured(self, asked: Sequence[Proposal], engine: Engine) -> list[Measured]:
         """Every proposal's measurement, in the order asked; no network is measured twice."""
         keys = [self._network(proposal) for proposal in asked]
-        missing = [key for key in dict.fromkeys(keys) if key not in self._known and not self._recall(key)]
+        missing = []
+        for key in dict.fromkeys(keys):
+            kept = None if key in self._known or self._children is None else self._children.recall(key)
+            if kept is not None:
+                self._known[key] = kept
+            elif key not in self._known:
+                missing.append(key)
         if missing:
             for key, found in self.reward.measure(missing, engine):
                 self._known[key] = found
-                if self.folder is not None and self.reward.keeps:
-                    named = {"architecture": self.space.format(key.architecture), "epochs": key.epochs}
-                    write_json(self._file(key), {**named, **asdict(found)})
+                if self._children is not None:
+                    self._children.keep(key, found)
         return [self._known[key] for key in keys]
 
     def _network(self, proposal: Proposal) -> Proposal:
         """The proposal that stands for all that train the same network for as long."""
         return Proposal(self.space.canonical(proposal.architecture), proposal.epochs)
-
-    def _file(self, key: Proposal) -> Path:
-        assert self.folder is not None
-        named = f"{self.space.format(key.architecture)} {key.epochs}{self.reward.stamp}"
-        return self.folder / "children" / f"{hashlib.sha256(named.encode()).hexdigest()[:20]}.json"
-
-    def _recall(self, key: Proposal) -> bool:
-        if self.folder is None or not self.reward.keeps or not self._file(key).is_file():
-            return False
-        kept = json.loads(self._file(key).read_text())
-        self._known[key] = Measured(**{field: kept[field] for field in Measured.__dataclass_fields__})
-        return True
 
     def _outcome(self, proposal: Proposal, measured: Measured) -> Outcome:
         if self.costs is None:
@@ -301,24 +296,3 @@ class Search:
 
 def _bounds(asked: Namespace) -> dict[CostName, float]:
     return {name: getattr(asked, name) for name in COSTS if getattr(asked, name) is not None}
-
-
-def claim(config: Namespace, folder: Path, stamp: str = "") -> None:
-    """Write config.yaml, or see that the folder holds the same search (its budget may differ).
-
-    `stamp` is the reward's: what else the outcomes depend on.
-
-    Raises:
-        InputError: the folder holds something else.
-    """
-    unbounded = config.clone()
-    unbounded.search.evaluations = None
-    fingerprint = hashlib.sha256((dump_any(unbounded) + stamp).encode()).hexdigest()
-    path = folder / "search.json"
-    if path.is_file():
-        if json.loads(path.read_text()).get("fingerprint") != fingerprint:
-            raise InputError(f"{folder} holds another search: choose another --out")
-    elif folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty and holds no search: choose another --out")
-    write_text(folder / "config.yaml", dump_any(config))
-    write_json(path, {"fingerprint": fingerprint})
