@@ -32,6 +32,7 @@ pytestmark = [
 STEPS = 2  # one an epoch
 LAYERS = ("layer1", "layer2", "layer3")
 OPTIONS = ("max_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "identity")
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")  # of nasbench201
 SMALL = {
     "data.init_args.train_size": 32,
     "data.init_args.search_size": 32,
@@ -885,6 +886,76 @@ def test_two_steps_of_few_shot_equal_the_equations(tmp_path: Path) -> None:
             torch.testing.assert_close(value, expected[name], rtol=1e-8, atol=1e-8)
         moved = any(not torch.equal(value, shared[name]) for name, value in network.state_dict().items())
         assert moved == (option in trained)
+
+
+def pc_darts_cell(cell: Any, x: Tensor, alpha: Alpha, beta: Alpha) -> Tensor:
+    """Equations 2 and 3 in a cell of nasbench201: a quarter of the channels goes through, edges are normalised."""
+    nodes = [x]
+    for target in (1, 2, 3):
+        total = torch.zeros((), dtype=x.dtype)
+        for source in range(target):
+            name, h = f"edge{source}{target}", nodes[source]
+            shares = alpha[name].exp() / alpha[name].exp().sum()
+            own = h.shape[1] // 4
+            through, passing = h[:, :own], h[:, own:]
+            mixed = sum(
+                (shares[i] * cell.edges[name].ops[operation](through) for i, operation in enumerate(OPERATIONS) if i),
+                torch.zeros((), dtype=x.dtype),
+            )
+            order = [part * own + channel for channel in range(own) for part in range(4)]
+            out = torch.cat([mixed, passing], dim=1)[:, order]
+            weight = beta[f"node{target}"].exp()[source] / beta[f"node{target}"].exp().sum() if target > 1 else 1.0
+            total = total + weight * out
+        nodes.append(total)
+    return nodes[-1]
+
+
+def test_two_steps_of_pc_darts_with_edge_normalisation_equal_the_equations() -> None:
+    """The published settings on cells whose nodes have up to three inputs; alpha and beta do not wait."""
+    stack = [f"recipes/{name}.yaml" for name in ("spaces/nasbench201", "data/digits", "algorithms/published/pcdarts")]
+    own = {"space.init_args.channels": 4, "space.init_args.cells": 1, "tricks.weight_warmup": "null"}
+    # The strengths of an edge's operations and of a node's edges start apart, so that mixing them up would show.
+    own |= {"model.init_args.policy.init_args.init_std": 1.0}
+    run = build(resolve(stack, [f"--{key}={value}" for key, value in {**SMALL, **own}.items()]), None, quiet=True)
+    start, policy = Start(), run.module.policy
+    assert isinstance(policy, EdgeNormalised)
+    beta = {node: b.detach().double().clone().requires_grad_() for node, b in policy.beta.items()}
+    run.trainer.callbacks.append(start)  # type: ignore[attr-defined]
+    run.fit()
+    at = Plain(run, start.network.double().train(), start.alpha)
+    segments: Any = at.network.get_submodule("segments")
+
+    def loss(split: Any) -> Tensor:
+        images, labels = at.batch(split)
+        x = pc_darts_cell(segments["stage1_cell1"], segments["stem"].layers(images), at.alpha, beta)
+        x = pc_darts_cell(segments["stage2_cell1"], segments["reduction1"](x, {}), at.alpha, beta)
+        x = pc_darts_cell(segments["stage3_cell1"], segments["reduction2"](x, {}), at.alpha, beta)
+        return F.cross_entropy(segments["head"].layers(x), labels)
+
+    learnt = [*at.alpha.values(), *beta.values()]
+    optimizer = torch.optim.Adam(learnt, lr=6e-4, betas=(0.5, 0.999), weight_decay=1e-3)
+    velocity: dict[int, Tensor] = {}
+    for at.step in range(STEPS):
+        rate = cosine_rate(0.1, at.step)
+        found = keeping_buffers(at.network, lambda: list(torch.autograd.grad(loss("search"), learnt)))
+        for a, g in zip(learnt, found, strict=True):
+            a.grad = g
+        optimizer.step()
+        at.network.zero_grad()
+        loss("train").backward()
+        parameters = list(at.network.parameters())
+        norm = float(torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm())
+        with torch.no_grad():
+            for number, w in enumerate(parameters):
+                assert w.grad is not None
+                g = w.grad * min(1.0, 5.0 / (norm + 1e-6)) + 3e-4 * w
+                velocity[number] = 0.9 * velocity[number] + g if number in velocity else g
+                w -= rate * velocity[number]
+    close(run.module.networks[0], at.network)
+    for node, b in beta.items():
+        torch.testing.assert_close(policy.beta[node].detach(), b.detach(), rtol=1e-8, atol=1e-8)
+    for edge, a in at.alpha.items():
+        torch.testing.assert_close(policy.operations.alpha[edge].detach(), a.detach(), rtol=1e-8, atol=1e-8)
 
 
 def test_every_recipe_has_its_transcript() -> None:

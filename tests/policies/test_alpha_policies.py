@@ -66,6 +66,7 @@ def gate(policy: Policy, moment: Moment, choice: str = "layer1") -> Gate:
 
 def dense(found: Gate) -> Tensor:
     """The weight of each option (4,), 0 where it does not run."""
+    found = found.scaled()
     weights = torch.ones(len(found.active), dtype=torch.float64) if found.weights is None else found.weights
     return torch.zeros(4, dtype=torch.float64).index_put((torch.tensor(found.active),), weights.double())
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from nastricks.spaces import Gates
+from nastricks.spaces import Gate, Gates
 
 
 class LeafGates:
@@ -28,10 +28,11 @@ class LeafGates:
     def renewed(self) -> list[Gates]:
         """The gates with fresh leaves: a second pass starts without the first one's gradients."""
         self._pairs = []
-        return [
-            {n: replace(g, weights=self._leaf(g.weights), bypass=self._leaf(g.bypass)) for n, g in gates.items()}
-            for gates in self._proposed
-        ]
+        return [{name: self._cut_off(gate) for name, gate in gates.items()} for gates in self._proposed]
+
+    def _cut_off(self, gate: Gate) -> Gate:
+        own = {key: self._leaf(getattr(gate, key)) for key in ("weights", "bypass", "scale")}
+        return replace(gate, **own)
 
     def _leaf(self, tensor: Tensor | None) -> Tensor | None:
         if tensor is None or not tensor.requires_grad:

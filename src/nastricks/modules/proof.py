@@ -269,7 +269,7 @@ def dense_gates(space: Space, gates: Gates, samples: int) -> Tensor:
     """Gates as one vector: the weight of each option, and of the bypass, for each sample; 0 where it does not run."""
     rows = []
     for choice in space.choices:
-        gate = gates[choice.name]
+        gate = gates[choice.name].scaled()
         table = torch.zeros(len(choice.options) + 1, samples, dtype=torch.float64)
         for position, index in enumerate(gate.active):
             table[index] = 1.0 if gate.weights is None else gate.weights[position].detach().double().cpu()

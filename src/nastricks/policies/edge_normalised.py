@@ -13,13 +13,14 @@ from nastricks.policies.alpha import AlphaPolicy
 from nastricks.policies.base import Policy
 from nastricks.policies.softmax import Softmax
 from nastricks.rng import generator, inherited_seed
-from nastricks.spaces import Allowed, Gate, Gates, Space
+from nastricks.spaces import Allowed, Gates, Space
 
 
 class EdgeNormalised(Policy):
-    """Multiplies the gates of another policy by softmax(beta) over the edges that enter the same node.
+    """Weighs every edge into a node, with all that passes it, by softmax(beta) over the edges into that node.
 
-    The strength of an option, and what a derivation reads, is the product.
+    Another policy weighs the operations of the edge. The strength of an option, and what a derivation reads, is the
+    product.
 
     Args:
         space: A space whose nodes have several inputs (`Choice.node`).
@@ -68,7 +69,7 @@ class EdgeNormalised(Policy):
 
     def propose(self, moment: Moment) -> Sequence[Gates]:
         edges, proposed = self._edge_weights(), self.operations.propose(moment)
-        return [{name: self._times(gate, edges.get(name)) for name, gate in gates.items()} for gates in proposed]
+        return [{name: replace(gate, scale=edges.get(name)) for name, gate in gates.items()} for gates in proposed]
 
     def strengths(self) -> dict[str, Tensor]:
         edges = self._edge_weights()
@@ -98,10 +99,3 @@ class EdgeNormalised(Policy):
         for node, edges in self.edges.items():
             weights.update(zip(edges, torch.softmax(self.beta[node], 0).unbind(), strict=True))
         return weights
-
-    @staticmethod
-    def _times(gate: Gate, weight: Tensor | None) -> Gate:
-        if weight is None:
-            return gate
-        own = weight.expand(len(gate.active)) if gate.weights is None else gate.weights * weight
-        return replace(gate, weights=own)

@@ -25,12 +25,21 @@ class Gate:
 
     `active`: indices of the options that run, known on the host. `weights`: None (they are added as they are), one
     an active option (A,), or one an option and sample (A, N). `bypass`: weight of the choice's own input beside its
-    options, scalar or (N,) [stochastic depth where no shortcut exists, the auxiliary skip of DARTS-].
+    options, scalar or (N,) [stochastic depth where no shortcut exists, the auxiliary skip of DARTS-]. `scale`: weight
+    () of all that the choice gives out, channels that pass beside its options too [PC-DARTS, equation 3].
     """
 
     active: tuple[int, ...]
     weights: Tensor | None = None
     bypass: Tensor | None = None
+    scale: Tensor | None = None
+
+    def scaled(self) -> "Gate":
+        """The gate with its scale in the weights and in the bypass."""
+        if self.scale is None:
+            return self
+        weights = self.scale.expand(len(self.active)) if self.weights is None else self.weights * self.scale
+        return Gate(self.active, weights, None if self.bypass is None else self.bypass * self.scale)
 
 
 Gates = Mapping[str, Gate]
@@ -120,12 +129,14 @@ class GatedOps(nn.Module):
     def forward(self, x: Tensor, gate: Gate) -> Tensor:
         """x (N, C, H, W) -> the gated sum of the active options' outputs, plus the bypass where there is one."""
         if self.parts == 1:
-            return self._sum(x, gate)
+            return self._sum(x, gate.scaled())
         own = self.channels // self.parts
         through, passing = torch.split(x, [own, self.channels - own], dim=1)
         if self.stride > 1:
             passing = F.max_pool2d(passing, self.stride, ceil_mode=True)
-        through = self._sum(through.contiguous(memory_format=torch.channels_last), gate)
+        if gate.scale is not None:
+            passing = passing * gate.scale
+        through = self._sum(through.contiguous(memory_format=torch.channels_last), gate.scaled())
         return interleaved([through, *torch.split(passing, own, dim=1)])
 
     def _sum(self, x: Tensor, gate: Gate) -> Tensor:
