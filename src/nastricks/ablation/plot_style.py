@@ -42,14 +42,16 @@ def mark(verdict: str) -> Mark:
 
 
 def number(value: Any, signed: bool = False) -> str:
-    """`value` to three decimals, or to three significant digits from 10 on; a dash where there is none."""
+    """`value` to three decimals, four where three show nothing, three digits from 10 on; a dash where there is none."""
     if value is None or pd.isna(value):
         return "–"
     value = float(value)
     size = abs(value)
     digits = 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
     if round(value, digits) == 0:
-        return f"{0:.{digits}f}"  # a sign would claim a direction that the digits do not show
+        digits += 1
+    if round(value, digits) == 0:
+        return f"{0:.3f}"  # a sign would claim a direction that the digits do not show
     return f"{value:{'+' if signed else ''},.{digits}f}".replace("-", "−")
 
 

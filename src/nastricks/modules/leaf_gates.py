@@ -6,7 +6,6 @@ are therefore leaves that collect gradients, and are handed through the policy's
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -31,8 +30,7 @@ class LeafGates:
         return [{name: self._cut_off(gate) for name, gate in gates.items()} for gates in self._proposed]
 
     def _cut_off(self, gate: Gate) -> Gate:
-        own = {key: self._leaf(getattr(gate, key)) for key in ("weights", "bypass", "scale")}
-        return replace(gate, **own)
+        return Gate(gate.active, self._leaf(gate.weights), self._leaf(gate.bypass), self._leaf(gate.scale))
 
     def _leaf(self, tensor: Tensor | None) -> Tensor | None:
         if tensor is None or not tensor.requires_grad:

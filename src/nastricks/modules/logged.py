@@ -37,11 +37,15 @@ class LoggedModule(pl.LightningModule):
         first = optimizers[0] if isinstance(optimizers, list) else optimizers
         return {**metrics, "learning_rate": first.param_groups[0]["lr"]}
 
+    def measured(self, epoch: int) -> dict[str, float]:
+        """What stands in the epoch's row beside loss, accuracy and rate."""
+        return {}
+
     def log_epoch(self, epoch: int) -> None:
         """Log the epoch's row, once: a second call before the next step logs nothing."""
         metrics = self.epoch_metrics()
-        if metrics and self.measures is not None:
-            metrics |= self.measures.take(self, epoch)
+        if metrics:
+            metrics |= self.measured(epoch)
         for logger in self.loggers if metrics else []:
             logger.log_metrics({"epoch": epoch, **metrics}, step=self.steps_seen)
 

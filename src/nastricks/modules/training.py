@@ -301,6 +301,10 @@ class TrainingModule(LoggedModule):
         target = batch.labels if batch.targets is None else batch.targets
         return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
 
+    def measured(self, epoch: int) -> dict[str, float]:
+        """How decided the policy is, where it has strengths."""
+        return {} if self.measures is None else self.measures.take(self, epoch)
+
     def frozen_statistics(self) -> AbstractContextManager[None]:
         """Context in which passes in train mode leave the BN buffers alone."""
         return frozen_statistics(self._norms)

@@ -204,14 +204,16 @@ def matrix(
 def _over(traces: Sequence[Any], axis: dict[str, Any], metric: str, scale: Mapping[str, float]) -> go.Figure:
     scale = {name: value for name, value in scale.items() if name != "FLOPs"}  # a hair beside the parameters
     shapes = [_line(y=value, dash="dash" if name == DASHED else "dot") for name, value in scale.items()]
-    notes = [
+    notes = [  # beside the plot, where they hide no point
         {
-            "text": f"{escaped(name)} {number(value)}",
+            "text": f"{escaped(name).replace(' ', '<br>')} {number(value)}",
             "x": 1,
             "xref": "paper",
-            "xanchor": "right",
+            "xanchor": "left",
+            "xshift": 4,
             "y": value,
-            "yanchor": "bottom",
+            "yanchor": "middle",
+            "align": "left",
             "showarrow": False,
             "font": {"size": 11},
         }
@@ -220,6 +222,7 @@ def _over(traces: Sequence[Any], axis: dict[str, Any], metric: str, scale: Mappi
     return figure(
         traces,
         430,
+        margin={"l": 8, "r": 12 if not scale else 104, "t": 12, "b": 48},
         xaxis=axis,
         yaxis={
             "title": {"text": f"{escaped(metric)}{unit(metric)}", "standoff": 6, "font": {"size": 13}},
