@@ -7,12 +7,15 @@ and pixels of an image; Ulyanov et al. 2016, "Instance Normalization" (1607.0802
 import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nastricks.errors import InputError, unknown
 from nastricks.modules.normalisation import BatchNorm
 from nastricks.modules.trick import Change, Need, Trick
+from nastricks.rng import forked_rng
+from nastricks.spaces import Architecture, Network
 
 if TYPE_CHECKING:
     from nastricks.modules import TrainingModule
@@ -105,4 +108,26 @@ class NormSwap(Trick):
 
     def surgery(self, module: "TrainingModule") -> None:
         swap_norms(module.networks, self.kind, self.channels_per_group)
+        try_smallest(module)
         self.act()
+
+
+def try_smallest(module: "TrainingModule") -> None:
+    """Run the smallest path on a black image, so that what cannot be normalised is refused before training.
+
+    Raises:
+        InputError: see `SampleNorm`.
+    """
+    network, spec = module.networks[0], module.spec
+    assert isinstance(network, Network)
+    path: Architecture = ()
+    for _ in module.space.choices:
+        odds = module.space.odds(path, network.allowed)
+        if not odds:  # a group of children of which none has all of these first options
+            return
+        path += (min(odds),)
+    like = next(network.parameters())
+    image = torch.zeros(1, spec.channels, spec.size, spec.size, dtype=like.dtype, device=like.device)
+    run = network if network.auxiliary is None else network.with_auxiliary
+    with torch.no_grad(), forked_rng("norm_swap", device=like.device):
+        run(image, module.space.gates(path))

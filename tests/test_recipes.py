@@ -60,7 +60,7 @@ ARMS = {
     "search_depth": 3,
     "spos_tricks": 10,
     "weight_sharing": 51,
-    "weight_sharing_cifar10": 51,
+    "weight_sharing_cifar10": 53,
 }
 ALGORITHMS = {path.stem for path in (RECIPES / "algorithms").glob("*.yaml")}
 SAMPLED = {

@@ -91,6 +91,29 @@ def test_a_whole_class_by_its_name() -> None:
     assert resolve(CHILD, ["--data=Digits"]).data.init_args.train_size == 600
 
 
+@pytest.mark.parametrize(
+    ("recipe", "part", "argument"),
+    [
+        ("tunas", "estimator", "resource"),
+        ("tunas", "estimator", "baseline"),
+        ("published/fairdarts", "derivation", "edges"),
+    ],
+)
+def test_an_argument_of_an_argument_can_be_null(recipe: str, part: str, argument: str, file: Any) -> None:
+    """On the command line as in a file, also where the class is built later: policies and estimators are callables."""
+    stack = [*CHILD[:2], f"recipes/algorithms/{recipe}.yaml"]
+    written = resolve([*stack, file({"model": {"init_args": {part: {"init_args": {argument: None}}}}})])
+    assert resolve(stack).model.init_args[part].init_args[argument] is not None
+    assert written.model.init_args[part].init_args[argument] is None
+    for override in ([f"--model.init_args.{part}.init_args.{argument}", "null"], [f"--model.{part}.{argument}=null"]):
+        assert resolve(stack, override) == written
+
+
+def test_an_override_that_is_no_yaml_is_one_sentence() -> None:
+    with pytest.raises(InputError, match=r"--model\.init_args\.optimizer is \{class_path: , which is no YAML"):
+        resolve(CHILD, ["--model.init_args.optimizer", "{class_path: "])
+
+
 def test_other_overrides_are_left_alone() -> None:
     args = [
         "fit",

@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 
+from nastricks.errors import InputError
+
 CLASSES = ("space", "data", "model", "search.algorithm", "search.reward")
 """The keys of a recipe that name a class; what stands below them are its arguments, classes among them."""
 
@@ -79,17 +81,26 @@ def classes_as_files(args: Sequence[str]) -> list[str]:
 
 
 def _naming(key: str, value: str) -> dict[str, Any] | None:
-    """What a recipe file would hold in place of an override; None where it names no class."""
+    """What a recipe file would hold in place of an override; None where the parser takes it as it is.
+
+    A file is needed where the override names a class, and where it makes an argument of an argument null, which the
+    parser reads as a text where the class is built later.
+    """
     root = next((root for root in CLASSES if key == root or key.startswith(f"{root}.")), None)
     if root is None or not value:
         return None
     names = [name for name in key.removeprefix(root).split(".") if name not in ("", "init_args")]
-    spec: Any = yaml.safe_load(value) if value.startswith("{") else value
-    if names and names[-1] == "class_path":
+    try:
+        spec: Any = yaml.safe_load(value) if value.startswith("{") else value
+    except yaml.YAMLError as error:
+        raise InputError(f"--{key} is {value}, which is no YAML: {' '.join(str(error).split())}") from error
+    if value == "null" and len(names) > 1:
+        spec = None
+    elif names and names[-1] == "class_path":
         spec = {"class_path": names.pop() and value}
     elif isinstance(spec, str) and not names and spec != "null":
         spec = {"class_path": spec}
-    if not isinstance(spec, Mapping) or "class_path" not in spec:
+    if spec is not None and (not isinstance(spec, Mapping) or "class_path" not in spec):
         return None
     for name in reversed(names):
         spec = {"init_args": {name: spec}}

@@ -3,6 +3,7 @@
 import itertools
 import json
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 from scipy import stats
 
 from nastricks.ablation.design import read_design
 from nastricks.ablation.evidence import Evidence, read_evidence
+from nastricks.ablation.plan import arm_config
 from nastricks.ablation.questions import Answered, answered, write_answers
 from nastricks.ablation.questions.agreement import Taus
 from nastricks.ablation.questions.base import Interval, jackknife, over_seeds
@@ -21,8 +24,10 @@ from nastricks.ablation.questions.favours import correlation, partial_correlatio
 from nastricks.ablation.questions.interference import by_distance, changes, saw_tooth
 from nastricks.ablation.report import write_report
 from nastricks.errors import InputError
+from nastricks.moment import Moment
 from nastricks.ranking.metrics import GTTauMeanK, GTTauStdK, kendall_tau, s_tau
 from nastricks.rng import generator
+from nastricks.spaces import WeightSharing64
 
 CHILDREN = ["".join(code) for code in itertools.product("1234", repeat=3)]
 OPERATIONS = {"1": "pool", "2": "sep3", "3": "sep5", "4": "identity"}
@@ -89,8 +94,14 @@ def test_stability_is_s_tau_with_the_truth_beside_it(tmp_path: Path) -> None:
     steady = [TRUTH + 0.001 * noise("steady", i) for i in range(5)]
     loose = [TRUTH + 0.05 * noise("loose", i) for i in range(5)]
     question = {"kind": "stability", "asks": "How stable?", "sources": {"all": "base", "little": "held"}}
+    question["published_rows"] = {"ten instances": {"S-Tau": 0.54, "its spread": 0.148}}
     answer = only(ablation(tmp_path, {"base": loose, "held": steady}, {"stable": question}))
     (table,) = answer.tables.values()
+    published, counted = table.iloc[3], table.iloc[2]
+    assert (published["what differs"], published["S-Tau"]) == ("published: ten instances", 0.54)
+    assert (published["its spread"], counted["what differs"], counted["GT-Tau"]) == (0.148, "parameter count", 0.55)
+    assert np.isnan([published["GT-Tau"], counted["S-Tau"]]).all()
+    table = table.iloc[:2]
     assert table["S-Tau"].tolist() == pytest.approx([s_tau(loose), s_tau(steady)])
     assert table["GT-Tau"].iloc[0] == pytest.approx(np.mean([kendall_tau(own, TRUTH) for own in loose]))
     assert (table["low"] < table["S-Tau"]).all()
@@ -318,6 +329,140 @@ def test_a_question_without_trials_says_so(tmp_path: Path) -> None:
     assert len(write_answers(found, tmp_path)) == len(kinds)
 
 
+STUDIES = {name: Path(f"recipes/ablations/{name}.yaml") for name in ("weight_sharing", "weight_sharing_cifar10")}
+# What the study of weight sharing asks, and what each question names that must be told apart.
+ASKED: dict[str, set[str]] = {
+    "stability": {"other_weights", "other_paths", "other_batches"},
+    "over_time": {"watched"},
+    "groups": {"base", *(f"{by}_{m}" for by in ("similar", "chance") for m in (2, 4, 8, 16, 32)), "no_sharing"},
+    "longer_groups": {"base", "similar_8_long"},
+    "prefix": {
+        "prefix_0",
+        "prefix_0_head",
+        "prefix_1",
+        "prefix_1_head",
+        "prefix_2",
+        "prefix_2_head",
+        "prefix_3",
+        "base",
+    },
+    "longer": {"base"},
+    "short_predicts_long": {"base"},
+    "interference": {"watched", "fixed_order"},
+    "calibration": {"base", "no_calibration", "batch_statistics"},
+    "fine_tuning": {"watched"},
+    "pruning": {"base", "pruned_by_ranking", "pruned_by_chance", "pruned_by_truth"},
+    "favours": {"base"},
+    "sandwich": {"sandwich", "largest_too", "four_paths"},
+    "fairness": {"fairnas", "base", "four_paths"},
+    "normalisation": {f"{kind}_{size}" for kind in ("ghost", "group") for size in (16, 64, 256)} | {"base"},
+}
+
+
+def with_logs(folder: Path, arms: dict[str, list[np.ndarray[Any, Any]]]) -> None:
+    """What the callbacks of `watched` and `fixed_order` write, made up."""
+    for seed in range(len(arms["watched"])):
+        run = folder / f"trials/watched/seed={seed}"
+        moments = [(64 * e, "epochs") for e in (1, 2, 3)] + [(s, "last batches") for s in (190, 191, 192)]
+        moments += [(64 * e, "last epochs") for e in (2, 3)]
+        rows = [
+            (step, step / 64, series, child, score)
+            for step, series in moments
+            for child, score in zip(CHILDREN, TRUTH + 0.02 * noise("moment", seed, step), strict=True)
+        ]
+        columns = ["step", "epoch", "series", "architecture", "accuracy"]
+        pd.DataFrame(rows, columns=columns).to_csv(run / "ranking_over_time.csv", index=False)
+        log_of(CHILDREN, 1 + 0.1 * noise("trained", seed, n=64 * 64).reshape(64, 64)).to_csv(
+            run / "interference.csv", index=False
+        )
+        tuned = [(c, b, a, 1 - a) for b in (0, 5) for c, a in zip(CHILDREN, TRUTH + noise(b, seed) / 50, strict=True)]
+        columns = ["architecture", "batches", "accuracy", "loss"]
+        pd.DataFrame(tuned, columns=columns).to_csv(run / "fine_tuned_children.csv", index=False)
+        teeth = [
+            (s, 0.5, "middle batches", c, a, 1.0) for s in range(65, 129) for c, a in zip(CHILDREN, TRUTH, strict=True)
+        ]
+        columns = ["step", "epoch", "series", "architecture", "accuracy", "loss"]
+        pd.DataFrame(teeth, columns=columns).to_csv(
+            folder / f"trials/fixed_order/seed={seed}/ranking_over_time.csv", index=False
+        )
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_question_of_the_study_is_answered_with_intervals_beside_the_baselines(
+    study: str, tmp_path: Path
+) -> None:
+    design = read_design(STUDIES[study])
+    assert {q.name: ASKED[q.name] <= set(q.arms()) for q in design.asked} == dict.fromkeys(ASKED, True)
+    scores = {arm: [TRUTH + 0.02 * noise(arm, seed) for seed in range(5)] for arm in design.arms}
+    ablation(tmp_path, scores, dict(design.questions))
+    results = pd.read_csv(tmp_path / "results.csv", dtype={"arm": str})
+    for metric in design.metrics:
+        results[metric] = results["gt_tau"]
+    results.to_csv(tmp_path / "results.csv", index=False)
+    config = yaml.safe_load((tmp_path / "ablation.yaml").read_text())
+    (tmp_path / "ablation.yaml").write_text(
+        yaml.safe_dump({**config, "metrics": dict(design.metrics)}, sort_keys=False)
+    )
+    with_logs(tmp_path, scores)
+    found = answered(read_evidence(tmp_path))
+    assert [question.name for question, _ in found] == list(ASKED)
+    for question, answer in found:
+        intervals = [
+            part for line in answer.lines[:-1] for part in line.split("(") if " to " in part and ", n 5)" in part
+        ]
+        assert intervals, (question.name, answer.lines)
+        assert answer.lines[-1].startswith("For scale, ")
+        assert "gt_tau: parameters 0.550, noise ceiling 0.900" in answer.lines[-1]
+        assert answer.tables
+        assert answer.figures
+        assert all({"low", "high"} <= set(table.columns) for table in answer.tables.values()), question.name
+    pictures = {question.name: answer.figures for question, answer in found}
+    assert np.shape(pictures["interference"]["change of loss (nats)"].data[0].z) == (64, 64)
+    assert len(pictures["over_time"]) == 3
+    assert pictures["groups"]["lines"].layout.xaxis.categoryarray == ("1", "2", "4", "8", "16", "32", "64")
+    assert write_report(tmp_path, found).is_file()
+
+
+def test_the_study_on_cifar10_shows_the_published_figures_and_has_the_published_settings() -> None:
+    """Figures and settings of 2001.01431."""
+    design = read_design(STUDIES["weight_sharing_cifar10"])
+    asked = {question.name: question for question in design.asked}
+    groups = {
+        f"similar_{m}": tau for m, tau in zip((2, 4, 8, 16, 32), (0.343, 0.708, 0.692, 0.720, 0.736), strict=True)
+    }
+    groups |= {
+        f"chance_{m}": tau for m, tau in zip((2, 4, 8, 16, 32), (0.458, 0.274, 0.254, 0.166, 0.290), strict=True)
+    }
+    assert asked["groups"].published == {"base": 0.499, **groups}
+    taus = (0.696, 0.484, 0.416, 0.445, 0.517)
+    assert asked["prefix"].published == {f"prefix_{k}": tau for k, tau in enumerate(taus)}
+    told = design.questions["stability"]["published_rows"]
+    assert told["ten instances"] == {
+        "S-Tau": 0.54, "n": 10, "least": 0.25, "most": 0.80, "GT-Tau": 0.457, "its spread": 0.148
+    }  # fmt: skip
+    assert told["one training of each child alone"] == {"GT-Tau": 0.799, "its spread": 0.026}
+    assert told["parameter count"] == {"GT-Tau": 0.650}
+    base = arm_config(design, design.arms["base"], ())
+    assert isinstance(base, Namespace)
+    space, data, model = base.space.init_args, base.data.init_args, base.model.init_args
+    assert (space.channels, space.cells, space.bn_affine, space.bn_momentum) == (16, 4, False, 0.4)
+    assert (data.batch_size, base.trainer.max_epochs, space.outer_relu) == (256, 200, False)
+    assert model.optimizer.class_path == "torch.optim.SGD"
+    sgd = model.optimizer.init_args
+    assert (sgd.lr, sgd.momentum, sgd.weight_decay, sgd.nesterov) == (0.025, 0.9, 1e-3, False)
+    assert (model.schedule.class_path, model.schedule.init_args.eta_min) == ("nastricks.modules.Cosine", 0.001)
+    assert [name for name, trick in vars(base.tricks).items() if trick is not None] == ["bn_calibration"]  # no cutout
+    assert (model.gradient_clip_val, model.label_smoothing) == (None, 0.0)
+    passes = {"base", "four_paths", "fairnas", "sandwich", "largest_too", "pruned_by_ranking", "other_paths"}
+    for arm in passes | ASKED["groups"] | ASKED["prefix"]:
+        config = arm_config(design, design.arms[arm], ())
+        assert isinstance(config, Namespace)
+        policy = config.model.init_args.policy
+        made: Any = locate(policy.class_path)
+        paths = len(made(WeightSharing64(), **(policy.get("init_args") or {})).propose(Moment("weights", 0, step=0)))
+        assert config.trainer.max_epochs * paths == 200, arm
+
+
 def test_the_page_and_the_tables_hold_the_answers(tmp_path: Path) -> None:
     arms = {"base": 0.01, "held": 0.05}
     scores = {arm: [TRUTH + size * noise(arm, s) for s in range(3)] for arm, size in arms.items()}
@@ -339,8 +484,39 @@ BAD = {
     "missing": ({"sources": None, "drop": "sources"}, "lacks sources: a question of kind stability needs it"),
     "arm": ({"sources": {"all": "bse"}}, "unknown arm in question q of .* 'bse': did you mean 'base'"),
     "metric": ({"metric": "gt_taw"}, "unknown metric in question q of .* 'gt_taw': did you mean 'gt_tau'"),
-    "answers": ({"answers": {"yes": "Yes"}}, r"answers of question q of .* are \['yes'\]: expected higher, lower"),
-    "published": ({"published": {"bse": 0.4}}, "unknown arm in question q of .* 'bse'"),
+    "answers": ({"answers": {"yes": "Yes"}}, "answers of question q of .* are yes: expected higher, lower, unclear"),
+    "true": (  # Yes in YAML
+        {"answers": {"higher": True, "lower": "No", "unclear": "?"}},
+        "answers of question q of .* is .*True.*: expected names, each with a text, as in recipes",
+    ),
+    "published": (
+        {"kind": "compare", "drop": "sources", "pairs": [["sam", "base"]], "published": {"bse": 0.4}},
+        "unknown arm in question q of .* 'bse'",
+    ),
+    "published nowhere": (
+        {"published": {"base": 0.4}},
+        "question q of .* has published figures of arms, which a question of kind stability does not show",
+    ),
+    "published rows": (
+        {"published_rows": {"ten": {"S-Taw": 0.5}}},
+        "unknown column in published_rows 'ten' of question q: 'S-Taw': did you mean 'S-Tau'",
+    ),
+    "published text": (
+        {"published_rows": {"ten": {"S-Tau": "half"}}},
+        "published_rows of question q of .* is .*half.*: expected names, each with names, each with a number",
+    ),
+    "list": ({"sources": ["base"]}, r"sources of question q of .* is \['base'\]: expected names, each with a text"),
+    "no list": (
+        {"kind": "compare", "drop": "sources", "pairs": ["sam"]},
+        r"pairs of question q of .* is \['sam'\]: expected a list of \[a text, a text\]",
+    ),
+    "three": (
+        {"kind": "compare", "drop": "sources", "pairs": [["sam", "base", "base"]]},
+        r"pairs of question q of .*: expected a list of \[a text, a text\]",
+    ),
+    "half": ({"kind": "over_time", "drop": "sources", "arm": "base", "k": 2.5}, "expected a whole number or null"),
+    "null": ({"kind": "favours", "drop": "sources", "arm": None}, "arm of question q of .* is None: expected a text"),
+    "kind of kinds": ({"kind": ["stability"]}, "unknown kind of question q of"),
     "pairs": ({"kind": "compare", "drop": "sources"}, "question q compares nothing: give pairs, or lines of arms"),
     "decides": (
         {"kind": "compare", "drop": "sources", "pairs": [["sam", "base"]], "decides": "x", "answers": "three"},

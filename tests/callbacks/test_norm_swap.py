@@ -11,7 +11,8 @@ from nastricks.callbacks.norm_swap import KINDS, NormSwap, SampleNorm, swap_norm
 from nastricks.errors import InputError
 from nastricks.modules.normalisation import BatchNorm
 from nastricks.modules.run_folder import load_checkpoint
-from nastricks.run import Run, load_run
+from nastricks.recipe import resolve
+from nastricks.run import Run, build, load_run
 from nastricks.spaces.elastic_layers import ElasticBatchNorm2d
 
 pytestmark = [
@@ -104,6 +105,21 @@ def test_one_number_a_group_is_refused_where_it_is_met(kind: str) -> None:
         swapped(images(CHANNELS)[:, :, :1, :1])
     other = SampleNorm(norm(), kind, 4)  # type: ignore[arg-type]
     assert bool(other(images(CHANNELS)[:, :, :1, :1]).isfinite().all())
+
+
+@pytest.mark.parametrize(("kind", "refused"), [("instance", True), ("group", False), ("layer", False)])
+def test_images_that_shrink_to_one_pixel_are_refused_before_training(kind: str, refused: bool) -> None:
+    """nas_bench_macro halves the 8 pixels of a digit three times."""
+    stack = ["recipes/spaces/nas_bench_macro.yaml", "recipes/data/digits.yaml", "recipes/algorithms/spos.yaml"]
+    module = build(resolve(stack, ["--trainer.accelerator=cpu"]), None, quiet=True).module
+    state = torch.get_rng_state()
+    trick = NormSwap(kind)  # type: ignore[arg-type]
+    if refused:
+        with pytest.raises(InputError, match=r"norm_swap.kind is instance, and a feature map of .* 1x1 pixels"):
+            trick.surgery(module)
+    else:
+        trick.surgery(module)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_run_without_batch_norms_is_ranked_and_resumed_from_its_folder(

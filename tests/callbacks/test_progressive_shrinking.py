@@ -348,6 +348,17 @@ def test_what_cannot_be_is_refused_before_training(
         make("sandwich", {"progressive_shrinking": written}).check()
 
 
+def test_a_named_end_of_the_sandwich_is_refused_before_the_first_step(make: Callable[..., Run], stand: Any) -> None:
+    arguments = {"phases": "[kernel]", "starts": "[0.5]"}
+    unnamed = make("sandwich", {"progressive_shrinking": arguments})
+    stand(unnamed)
+    space = unnamed.module.space
+    smallest = space.format(space.smallest(space.all_options()))
+    named = {"model.init_args.policy.init_args.smallest": smallest}
+    with pytest.raises(InputError, match=rf"Sandwich trains {smallest} in every step, and its .* is not allowed"):
+        stand(make("sandwich", {"progressive_shrinking": arguments}, named))
+
+
 def test_pruning_the_space_at_the_same_time_is_refused(make: Callable[..., Run]) -> None:
     chosen = {"progressive_shrinking": {"phases": "[kernel]", "starts": "[0.5]"}, "space_pruning": {"epochs": 1}}
     with pytest.raises(InputError, match="progressive_shrinking and space_pruning cannot both say which children"):

@@ -124,10 +124,10 @@ def test_the_ends_of_a_sandwich_can_be_named() -> None:
     found = paths(policy, 5)
     assert (found[0], found[-1], len(found)) == ((2, 2, 2), (3, 3, 3), 3)
     assert [len(paths(Sandwich(SPACE, 3, False, "333"), step)) for step in range(3)] == [4, 4, 4]
-    policy.restrict("layer2", [0, 1])
-    with pytest.raises(InputError, match="Sandwich trains 333, and an option of it is not allowed"):
-        policy.propose(at(0))
-    with pytest.raises(InputError, match="layer1 of tiny64 has no order of sizes"):
+    policy.restrict("layer2", [0, 2, 3])
+    with pytest.raises(InputError, match=r"Sandwich trains 333 in every step, and its sep_conv_5x5 of layer2 is not"):
+        policy.restrict("layer2", [0, 3])
+    with pytest.raises(InputError, match="layer1 of tiny64 has no order of sizes, so no child is the smallest"):
         Sandwich(SPACE, smallest=True, largest="333")
     with pytest.raises(InputError, match="'99' is no architecture of tiny64"):
         Sandwich(SPACE, largest="99", smallest=False)

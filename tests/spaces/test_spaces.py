@@ -212,6 +212,20 @@ def test_settings_of_weight_sharing_64_reach_its_batch_norms() -> None:
         assert all(m.affine for key, m in norms.items() if "stem" in key)
 
 
+def test_weight_sharing_64_without_outer_relus_has_those_of_its_cells_alone() -> None:
+    """As in the released code: the weights stay, and a cell's entry and its operations alone begin with one."""
+    spec = ImageSpec(3, 8, 10)
+    networks = [WeightSharing64(4, 2, 6, outer_relu=outer).supernet(spec) for outer in (True, False)]
+    assert networks[0].state_dict().keys() == networks[1].state_dict().keys()
+    counts = [
+        {part: sum(isinstance(m, nn.ReLU) for m in n.segments[part].modules()) for part in n.segments} for n in networks
+    ]
+    assert (counts[0].pop("stem"), counts[0].pop("head")) == (1, 1)
+    assert (counts[1].pop("stem"), counts[1].pop("head")) == (0, 0)
+    assert counts[0] == counts[1]
+    assert min(counts[0].values()) > 1
+
+
 # Sizes.
 
 

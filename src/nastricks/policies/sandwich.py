@@ -1,5 +1,6 @@
 """The sandwich rule: the largest, some random and the smallest child every step (BigNAS, section 3.1)."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from nastricks.errors import InputError
@@ -44,9 +45,19 @@ class Sandwich(UniformPath):
         if self.smallest:
             ends.append(self.space.smallest(self.allowed) if self._smallest is None else self._smallest)
         for end in ends:
-            if any(i not in self.allowed[c.name] for c, i in zip(self.space.choices, end, strict=True)):
-                raise InputError(f"policy Sandwich trains {self.space.format(end)}, and an option of it is not allowed")
+            for choice, index in zip(self.space.choices, end, strict=True):
+                if index not in self.allowed[choice.name]:
+                    raise InputError(
+                        f"policy Sandwich trains {self.space.format(end)} in every step, and its "
+                        f"{choice.options[index].name} of {choice.name} is not allowed: name another end, or leave it "
+                        "to a space of sizes"
+                    )
         return ends
+
+    def restrict(self, choice: str, options: Sequence[int]) -> None:
+        """As every policy's; a named end that the mask leaves out is refused now, not at the next step."""
+        super().restrict(choice, options)
+        self.ends()
 
     def propose(self, moment: Moment) -> list[Gates]:
         largest, *smallest = map(self.space.gates, self.ends())

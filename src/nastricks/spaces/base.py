@@ -214,8 +214,9 @@ class Space(ABC):
         for choice in self.choices:
             if choice.kind != "nested":
                 raise InputError(
-                    f"{choice.name} of {self.name} has no order of sizes, so no child is the largest: "
-                    "the sandwich rule needs a space such as elastic or slimmable"
+                    f"{choice.name} of {self.name} has no order of sizes, so no child is the "
+                    f"{'largest' if place else 'smallest'}: the sandwich rule needs a space such as elastic or "
+                    "slimmable, or both ends named"
                 )
         return tuple(allowed[choice.name][place] for choice in self.choices)
 

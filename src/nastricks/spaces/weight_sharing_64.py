@@ -68,6 +68,7 @@ class WeightSharing64(Space):
         stem_channels: Width of the stem, at least 1.
         bn_affine: Learnable scale and shift in the cells' batch norms.
         bn_momentum: Momentum of all batch norms in PyTorch's sense, in (0, 1].
+        outer_relu: ReLUs between the stem's convolutions and before the classifier; the released code has none there.
     """
 
     name: ClassVar[str] = "weight_sharing_64"
@@ -79,6 +80,7 @@ class WeightSharing64(Space):
         stem_channels: int = 48,
         bn_affine: bool = False,
         bn_momentum: float = 0.1,
+        outer_relu: bool = True,
     ) -> None:
         for key, value in {"channels": channels, "cells": cells, "stem_channels": stem_channels}.items():
             if value < 1:
@@ -86,14 +88,15 @@ class WeightSharing64(Space):
         if not 0 < bn_momentum <= 1:
             raise InputError(f"space.bn_momentum is {bn_momentum}: expected a number in (0, 1]")
         self.channels, self.cells, self.stem_channels = channels, cells, stem_channels
-        self.bn_affine, self.bn_momentum = bn_affine, bn_momentum
+        self.bn_affine, self.bn_momentum, self.outer_relu = bn_affine, bn_momentum, outer_relu
         self.choices = tuple(Choice(edge, OPTIONS, node=node) for edge, node in EDGES.items())
 
     def build(self, spec: ImageSpec, allowed: Allowed) -> Network:
+        outer = nn.ReLU if self.outer_relu else nn.Identity
         segments: dict[str, Segment] = {
             "stem": Plain(
                 conv_bn(spec.channels, self.stem_channels, 3),
-                nn.ReLU(),
+                outer(),
                 conv_bn(self.stem_channels, self.stem_channels, 3),
             )
         }
@@ -101,7 +104,7 @@ class WeightSharing64(Space):
         for number in range(1, self.cells + 1):
             segments[f"cell{number}"] = Cell(width, self.channels, self.bn_affine, self.choices, allowed)
             width = 2 * self.channels
-        segments["head"] = Plain(nn.ReLU(), classifier(width, spec.classes))
+        segments["head"] = Plain(outer(), classifier(width, spec.classes))
         network = Network(segments, allowed)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -13,6 +13,7 @@ from nastricks.ablation.questions.favours import Favours
 from nastricks.ablation.questions.fine_tuning import FineTuning
 from nastricks.ablation.questions.interference import Interference
 from nastricks.ablation.questions.over_time import OverTime
+from nastricks.ablation.questions.shapes import fits, words
 from nastricks.ablation.questions.stability import Stability
 from nastricks.errors import InputError, unknown
 from nastricks.files import write_csv
@@ -38,9 +39,9 @@ def read_questions(content: Mapping[str, Any], primary: str, what: str = "questi
 def _read(name: str, value: Any, primary: str, what: str) -> Question:
     if not isinstance(value, Mapping) or "kind" not in value or "asks" not in value:
         raise InputError(f"question {name} of {what} is {value!r}: expected a kind, what it asks, and the kind's keys")
-    if value["kind"] not in KINDS:
+    if str(value["kind"]) not in KINDS:
         raise unknown(f"kind of question {name} of {what}:", str(value["kind"]), KINDS)
-    kind = KINDS[value["kind"]]
+    kind = KINDS[str(value["kind"])]
     fields = {f.name: f for f in dataclasses.fields(kind) if f.name != "name"}
     given = {str(key): item for key, item in value.items() if key != "kind"}
     for key in given:
@@ -50,10 +51,22 @@ def _read(name: str, value: Any, primary: str, what: str) -> Question:
         needed = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if needed and key not in given and key != "metric":
             raise InputError(f"question {name} of {what} lacks {key}: a question of kind {kind.kind} needs it")
-    answers = given.get("answers") or {}
-    if answers and set(answers) != set(OUTCOMES):
-        raise InputError(f"answers of question {name} of {what} are {sorted(answers)}: expected {', '.join(OUTCOMES)}")
+    if given.get("published") and not kind.shows_published:
+        raise InputError(
+            f"question {name} of {what} has published figures of arms, which a question of kind {kind.kind} does not "
+            "show: leave them out, or ask with kind compare"
+        )
     given |= {key: " ".join(str(given[key]).split()) for key in ("asks", "note", "source") if key in given}
+    for key, item in given.items():
+        if not fits(item, fields[key].type):
+            raise InputError(
+                f"{key} of question {name} of {what} is {item!r}: expected {words(fields[key].type)}, as in "
+                "recipes/ablations/weight_sharing.yaml"
+            )
+    answers = given.get("answers", {})
+    if answers and set(answers) != set(OUTCOMES):
+        told = ", ".join(map(str, answers))
+        raise InputError(f"answers of question {name} of {what} are {told}: expected {', '.join(OUTCOMES)}")
     return kind(name=name, **{"metric": primary, **given})
 
 

@@ -92,7 +92,8 @@ class Question(ABC):
         answers: What to say where the deciding interval lies above zero (`higher`), below (`lower`), or holds it
             (`unclear`).
         note: What a reader must know of the protocol.
-        published: Arm -> the published figure of `metric`, to stand beside the measured one; `source` says whose.
+        published: Arm -> the published figure of `metric`, to stand beside the measured one; of kinds that show it
+            (`shows_published`).
         source: Where the published figures are from.
     """
 
@@ -106,6 +107,7 @@ class Question(ABC):
 
     kind: ClassVar[str]
     needs_options: ClassVar[bool] = False
+    shows_published: ClassVar[bool] = False
 
     @abstractmethod
     def arms(self) -> list[str]:

@@ -28,6 +28,7 @@ class Compare(Question):
     """
 
     kind = "compare"
+    shows_published = True
     pairs: Sequence[tuple[str, str]] = ()
     interactions: Sequence[tuple[tuple[str, str], tuple[str, str]]] = ()
     lines: Mapping[str, Mapping[Any, str]] = field(default_factory=dict)

@@ -1,16 +1,19 @@
 """`stability`: how much do rankings of one arm agree among themselves, and with the truth?"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nastricks.ablation.evidence import Evidence
+from nastricks.ablation.evidence import BASELINES, Evidence
 from nastricks.ablation.questions.base import Answered, Interval, Question, jackknife, over_seeds, rankings_of, rows_of
 from nastricks.ablation.questions.figures import dots
-from nastricks.errors import InputError
+from nastricks.errors import InputError, unknown
 from nastricks.ranking.metrics import kendall_tau, s_tau
+
+COLUMNS = ("S-Tau", "low", "high", "n", "least", "most", "GT-Tau", "its spread")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,16 +22,20 @@ class Stability(Question):
 
     Args:
         sources: What differs between an arm's instances -> the arm. The first is what the others are compared with.
-        published_s_tau: The published S-Tau of the first one, None where there is none.
+        published_rows: Name -> column of the table -> published figure: rows below the measured ones.
     """
 
     kind = "stability"
     sources: Mapping[str, str]
-    published_s_tau: float | None = None
+    published_rows: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.sources:
             raise InputError(f"question {self.name} names no sources: say what differs, and the arm in which it does")
+        for name, row in self.published_rows.items():
+            for column in row:
+                if column not in COLUMNS:
+                    raise unknown(f"column in published_rows {name!r} of question {self.name}:", str(column), COLUMNS)
 
     def arms(self) -> list[str]:
         return list(self.sources.values())
@@ -45,10 +52,7 @@ class Stability(Question):
         table["most"] = [_extreme(own, max) for own in scores.values()]
         table["GT-Tau"] = [over_seeds(own).mean for own in judged.values()]
         table["its spread"] = [float(np.std(own, ddof=1)) if len(own) > 1 else np.nan for own in judged.values()]
-        if self.published:
-            table["published GT-Tau"] = [self.published.get(self.sources[what], np.nan) for what in scores]
-        if self.published_s_tau is not None:
-            table["published S-Tau"] = [self.published_s_tau, *[np.nan] * (len(table) - 1)]
+        table = pd.DataFrame([*table.to_dict("records"), *self._others(evidence)], columns=table.columns)
         told = "; ".join(f"{what} {interval}" for what, interval in agree.items())
         said = [f"S-Tau among instances: {told}."]
         first = next(iter(scores))
@@ -66,6 +70,12 @@ class Stability(Question):
         shown |= {f"GT-Tau: {what}": over_seeds(own) for what, own in judged.items()}
         figures = {"S-Tau and GT-Tau": dots(rows_of(shown), "tau", evidence.scale("gt_tau"))}
         return Answered(said, {"agreement among the instances of an arm, 95 % intervals (jackknife)": table}, figures)
+
+    def _others(self, evidence: Evidence) -> list[dict[str, Any]]:
+        """Rows below the arms': the parameter count, and what was published."""
+        counted = evidence.scale("gt_tau").get(BASELINES["params"])
+        rows: list[dict[str, Any]] = [{"what differs": "parameter count", "GT-Tau": counted}] if counted else []
+        return rows + [{"what differs": f"published: {name}", **row} for name, row in self.published_rows.items()]
 
 
 def scores_of(evidence: Evidence, arm: str) -> dict[int, "pd.Series[float]"]:
