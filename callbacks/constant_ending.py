@@ -40,6 +40,12 @@ class ConstantEnding(Trick):
             raise InputError(f"constant_ending.start is {start}: expected a part of the run in (0, 1), such as 0.67")
         self.ending, self.start = ending, start
 
+    def refusal(self, module: "TrainingModule") -> str | None:
+        others = [t.name for t in module.trainer.callbacks if isinstance(t, Trick)]  # type: ignore[attr-defined]
+        if "sgdr" in others:
+            return "tricks constant_ending and sgdr both set the learning rate: leave one of them out"
+        return super().refusal(module)
+
     def on_learning_rate(self, rate: float, base: float, at: Moment) -> float:
         self.act()
         return base * falling(at.progress, self.ending, self.start)

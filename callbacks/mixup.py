@@ -30,7 +30,7 @@ class Mixup(Trick):
 
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__()
-        if alpha <= 0:
+        if not 0 < alpha < float("inf"):
             raise InputError(f"mixup.alpha is {alpha}: expected a number above 0, such as 1.0")
         self.alpha = alpha
         self._classes = 0

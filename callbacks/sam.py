@@ -55,7 +55,7 @@ class SAM(Trick):
 
     def __init__(self, rho: float | None = None, adaptive: bool = False) -> None:
         super().__init__()
-        if rho is not None and rho < 0:
+        if rho is not None and not 0 <= rho < float("inf"):
             raise InputError(f"sam.rho is {rho}: expected at least 0, such as 0.05")
         self.rho = (2.0 if adaptive else 0.05) if rho is None else rho
         self.adaptive = adaptive

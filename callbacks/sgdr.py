@@ -36,11 +36,11 @@ class SGDR(Trick):
 
     def __init__(self, t_0: float = 10, t_mult: int = 2, eta_min: float = 0.0) -> None:
         super().__init__()
-        if t_0 <= 0:
+        if not 0 < t_0 < float("inf"):
             raise InputError(f"sgdr.t_0 is {t_0}: expected a number of epochs above 0, such as 10")
         if t_mult < 1:
             raise InputError(f"sgdr.t_mult is {t_mult}: expected at least 1, such as 2")
-        if eta_min < 0:
+        if not 0 <= eta_min < float("inf"):
             raise InputError(f"sgdr.eta_min is {eta_min}: expected at least 0")
         self.t_0, self.t_mult, self.eta_min = t_0, t_mult, eta_min
 

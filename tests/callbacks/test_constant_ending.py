@@ -56,3 +56,8 @@ def test_the_optimizer_gets_the_rate(make: Callable[..., Run]) -> None:
 def test_bad_values(arguments: dict[str, float], words: str) -> None:
     with pytest.raises(InputError, match=words):
         ConstantEnding(**arguments)
+
+
+def test_another_trick_that_sets_the_rate_is_refused(make: Callable[..., Run]) -> None:
+    with pytest.raises(InputError, match="tricks constant_ending and sgdr both set the learning rate"):
+        make("spos", {"constant_ending": {}, "sgdr": {"t_0": 1}}).check()

@@ -34,7 +34,7 @@ class Cosine(Schedule):
     """
 
     def __init__(self, eta_min: float = 0.0) -> None:
-        if eta_min < 0:
+        if not 0 <= eta_min < float("inf"):
             raise InputError(f"schedule.eta_min is {eta_min}: expected at least 0")
         self.eta_min = eta_min
 

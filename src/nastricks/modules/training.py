@@ -81,7 +81,7 @@ class TrainingModule(LoggedModule):
             raise InputError(f"model.label_smoothing is {label_smoothing}: expected a number in [0, 1)")
         if not 0 <= auxiliary_weight < float("inf"):
             raise InputError(f"model.auxiliary_weight is {auxiliary_weight}: expected at least 0, such as 0.4")
-        if gradient_clip_val is not None and gradient_clip_val <= 0:
+        if gradient_clip_val is not None and not 0 < gradient_clip_val < float("inf"):
             raise InputError(f"model.gradient_clip_val is {gradient_clip_val}: expected a number above 0, or null")
         if micro_batches < 1:
             raise InputError(f"model.micro_batches is {micro_batches}: expected at least 1")

@@ -40,6 +40,8 @@ class FineTuningCurve(pl.Callback):
         self.batches = list(batches)
         if self.batches != sorted(set(self.batches)) or not self.batches or self.batches[0] < 0 or not self.batches[-1]:
             raise InputError(f"FineTuningCurve.batches is {self.batches}: expected rising numbers, such as 0, 1, 5, 10")
+        if rate is not None and not 0 < rate < float("inf"):
+            raise InputError(f"FineTuningCurve.rate is {rate}: expected a number above 0, or null")
         if calibration_batches < 0:
             raise InputError(f"FineTuningCurve.calibration_batches is {calibration_batches}: expected at least 0")
         self.rate, self.children = rate, children

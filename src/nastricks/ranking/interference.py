@@ -88,7 +88,7 @@ class Interference(pl.Callback):
     ) -> None:
         if batches < 1:
             raise InputError(f"Interference.batches is {batches}: expected at least 1")
-        if not share > 0:
+        if not 0 < share < float("inf"):
             raise InputError(f"Interference.share is {share}: expected a number above 0, such as 0.1")
         if calibration_batches < 0:
             raise InputError(f"Interference.calibration_batches is {calibration_batches}: expected at least 0")

@@ -27,9 +27,9 @@ class Resource:
         cost: Literal["flops", "params"] = "flops",
         kind: Literal["excess", "absolute"] = "excess",
     ) -> None:
-        if target <= 0:
+        if not 0 < target < float("inf"):
             raise InputError(f"resource.target is {target}: expected a number above 0")
-        if weight < 0:
+        if not 0 <= weight < float("inf"):
             raise InputError(f"resource.weight is {weight}: expected at least 0")
         self.target, self.weight, self.cost, self.kind = target, weight, cost, kind
 
