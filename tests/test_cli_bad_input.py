@@ -41,6 +41,11 @@ S4 = ["-c", "recipes/spaces/darts_s4.yaml"]
 Refused = Callable[..., str]
 
 
+def shared(name: str, arguments: str) -> list[str]:
+    """The override that names a sharing."""
+    return ["--model.init_args.sharing", f"{{class_path: nastricks.sharing.{name}, init_args: {arguments}}}"]
+
+
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands run in an empty folder, so that what they write by default is seen."""
@@ -110,6 +115,11 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
         ([*SPOS, "--tricks.distillation.teacher", "nowhere"], ["nowhere holds no run"]),
         ([*SIZES, "--tricks.progressive_shrinking.phases", "[kernle]"], ["'kernle'", "did you mean 'kernel'"]),
         ([*SPOS, "--tricks.progressive_shrinking.phases", "[kernel]"], ["tiny64 has none"]),
+        ([*SPOS, *shared("GroupSharing", "{groups: [['111'], ['112']]}")], ["leaves out 62 children of tiny64"]),
+        ([*SPOS, *shared("PrefixSharing", "{blocks: 4}")], ["sharing.blocks is 4 and tiny64 has 3 blocks"]),
+        ([*DARTS, *shared("GroupSharing", "{groups: 2}")], ["GroupSharing gives", "Softmax runs several options"]),
+        ([*SPOS, "--model.init_args.policy=nastricks.policies.Sandwich"], ["layer1 of tiny64 has no order of sizes"]),
+        ([*SPOS, "--tricks.sam.rho", "nan"], ["sam.rho is nan", "at least 0"]),
     ],
     ids=lambda value: " ".join(a for a in value[-2:] if isinstance(a, str)) if isinstance(value, list) else "",
 )
