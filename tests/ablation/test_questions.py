@@ -242,6 +242,12 @@ def test_interference_by_hand(tmp_path: Path) -> None:
     assert "changes its own loss by −0.400" in answer.lines[0]
     assert "a share of 0.500 (0.500 to 0.500, n 2) of the other children gets worse" in answer.lines[0]
     assert np.shape(answer.figures["change of loss (nats)"].data[0].z) == (4, 4)
+    small = log_of(names, 1 + (after - 1) / 1000)
+    for seed in (0, 1):
+        small.to_csv(tmp_path / f"trials/base/seed={seed}/interference.csv", index=False)
+    told = only(read_evidence(tmp_path)).lines[0]
+    assert "its own loss by −0.00040 (−0.00040 to −0.00040, n 2) and that of another child by +0.00003" in told
+    assert "−0.0004</td>" in write_report(tmp_path).read_text()
 
 
 def test_a_saw_tooth_is_read_off_a_fixed_order() -> None:
@@ -471,7 +477,11 @@ def test_the_page_and_the_tables_hold_the_answers(tmp_path: Path) -> None:
     evidence = ablation(tmp_path, scores, {"stable": question})
     (sentence,) = write_answers(answered(evidence), tmp_path)
     assert sentence.startswith(asks)
-    assert list(pd.read_csv(tmp_path / "questions/stable.csv")["what differs"]) == ["all", "<b>held</b>"]
+    assert list(pd.read_csv(tmp_path / "questions/stable.csv")["what differs"]) == [
+        "all",
+        "<b>held</b>",
+        "parameter count",
+    ]
     page = write_report(tmp_path).read_text()
     assert "How &lt;stable&gt; is it?" in page
     assert "A note." in page

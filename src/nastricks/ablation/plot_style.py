@@ -41,13 +41,13 @@ def mark(verdict: str) -> Mark:
     return VERDICTS.get(verdict, VERDICTS["too few seeds"])
 
 
-def number(value: Any, signed: bool = False) -> str:
-    """`value` to three decimals, four where three show nothing, three digits from 10 on; a dash where there is none."""
+def number(value: Any, signed: bool = False, digits: int = 3) -> str:
+    """`value` to `digits` decimals, one more where these show nothing, three digits from 10 on; a dash for none."""
     if value is None or pd.isna(value):
         return "–"
     value = float(value)
     size = abs(value)
-    digits = 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
+    digits = digits if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
     if round(value, digits) == 0:
         digits += 1
     if round(value, digits) == 0:

@@ -205,11 +205,13 @@ def _breakable(name: str) -> Markup:
 
 
 def _cell(value: Any) -> str:
-    """A cell of a question's table: numbers rounded, text as it is."""
+    """A cell of a question's table: numbers rounded, small ones to two significant digits, text as it is."""
     if isinstance(value, bool | str):
         return str(value)
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) >= 1):
         return f"{int(value):,}".replace("-", "−")
+    if value is not None and 0 < abs(value) < 0.01:
+        return f"{value:.2g}".replace("-", "−")
     return number(value)
 
 

@@ -33,12 +33,12 @@ class Interval(NamedTuple):
     def __str__(self) -> str:
         return self.told()
 
-    def told(self, signed: bool = False) -> str:
-        """Mean, interval and n in words."""
+    def told(self, signed: bool = False, digits: int = 3) -> str:
+        """Mean, interval and n in words, to so many decimals."""
         if self.n == 0:
             return "unknown"
-        ends = f"{number(self.low, signed)} to {number(self.high, signed)}, n {self.n}"
-        return f"{number(self.mean, signed)} ({ends if np.isfinite(self.low) else f'n {self.n}'})"
+        ends = f"{number(self.low, signed, digits)} to {number(self.high, signed, digits)}, n {self.n}"
+        return f"{number(self.mean, signed, digits)} ({ends if np.isfinite(self.low) else f'n {self.n}'})"
 
 
 def over_seeds(values: Iterable[float]) -> Interval:

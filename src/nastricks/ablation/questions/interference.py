@@ -14,6 +14,7 @@ from nastricks.ablation.questions.over_time import FILE as OVER_TIME
 
 FILE = "interference.csv"
 SERIES = "middle batches"
+DIGITS = 5  # a few batches at a tenth of the rate change little
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +68,12 @@ class Interference(Question):
             hurt = over_seeds([_hurt(grid, column) for grid in grids])
             own, others = groups["the child itself"], groups["all other children"]
             said.append(
-                f"Training one child alone changes its own {column} by {own.told(signed=True)} and that of another "
-                f"child by {others.told(signed=True)}; a share of {hurt} of the other children gets worse."
+                f"Training one child alone changes its own {column} by {own.told(True, DIGITS)} and that of another "
+                f"child by {others.told(True, DIGITS)}; a share of {hurt} of the other children gets worse."
             )
             near = {w: i for w, i in groups.items() if w.startswith("differ")}
             if near:
-                told = "; ".join(f"{w} {i.told(signed=True)}" for w, i in near.items())
+                told = "; ".join(f"{w} {i.told(True, DIGITS)}" for w, i in near.items())
                 said.append(f"The change of {column} by what the two children share: {told}.")
         tables["changes, 95 % intervals over supernets"] = pd.DataFrame(rows)
 
