@@ -96,6 +96,8 @@ class ProgressiveShrinking(Trick):
             raise InputError(f"{told}.starts are {list(starts)}: expected numbers that never fall")
         if phases is not None and starts is not None and len(phases) != len(starts):
             raise InputError(f"{told} has {len(phases)} phases and {len(starts)} starts: give one for each")
+        if phases is not None and not phases and not closed:
+            raise InputError(f"{told}.phases is empty and nothing is closed, so nothing would shrink: name dimensions")
         both = sorted(set(phases or ()) & set(closed or ()))
         if both:
             raise InputError(f"{told}.closed has {both[0]}, which is one of its phases: leave it out of one of them")

@@ -38,6 +38,8 @@ ONE_LEVEL, GDAS = ([*SPACE, *DATA, "-c", f"recipes/algorithms/{name}.yaml", *SET
 TEMPERATURE = "--model.init_args.policy.init_args.temperature.init_args"
 S4 = ["-c", "recipes/spaces/darts_s4.yaml"]
 
+CALLBACK = "[{class_path: nastricks.ranking.interference.Interference, init_args: {batches: x}}]"
+
 Refused = Callable[..., str]
 
 
@@ -119,7 +121,17 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
         ([*SPOS, *shared("PrefixSharing", "{blocks: 4}")], ["sharing.blocks is 4 and tiny64 has 3 blocks"]),
         ([*DARTS, *shared("GroupSharing", "{groups: 2}")], ["GroupSharing gives", "Softmax runs several options"]),
         ([*SPOS, "--model.init_args.policy=nastricks.policies.Sandwich"], ["layer1 of tiny64 has no order of sizes"]),
-        ([*SPOS, "--tricks.sam.rho", "nan"], ["sam.rho is nan", "at least 0"]),
+        ([*SPOS, "--tricks.sam.rho", "1e999"], ["sam.rho is inf", "at least 0"]),
+        ([*SPOS, "--tricks.op_warmup.fraction", "half"], ["tricks.op_warmup.fraction is half: expected a number"]),
+        ([*SPOS, "--tricks.op_warmup.fraction", "null"], ["fraction is null: expected a number", "its default 0.25"]),
+        ([*SPOS, "--tricks.space_pruning.by", "luck"], ["tricks.space_pruning.by is luck: expected one of 'accuracy'"]),
+        ([*SPOS, "--model.init_args.policy.init_args.paths", "two"], ["model.policy.paths is two: expected a whole"]),
+        ([*SPOS, "--model.init_args.policy.init_args.paths=null"], ["model.policy.paths is null", "default 1"]),
+        ([*SPOS, "--model.init_args.policy.class_path=nastricks.policies.Unifrom"], ["did you mean 'UniformPath'?"]),
+        ([*SPOS, "--model.init_args.policy.init_args.path=2"], ["argument of UniformPath: 'path'", "'paths'"]),
+        ([*SPOS, *shared("PrefixSharing", "{}")], ["model.sharing lacks blocks: give it a value"]),
+        ([*SPOS, *shared("GroupSharing", "{groups: [[111]]}")], ["model.sharing.groups is 111", "stand in quotes"]),
+        ([*SPOS, "--trainer.callbacks", CALLBACK], ["trainer.callbacks.batches is x: expected a whole number"]),
     ],
     ids=lambda value: " ".join(a for a in value[-2:] if isinstance(a, str)) if isinstance(value, list) else "",
 )

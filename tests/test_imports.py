@@ -7,14 +7,15 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "nastricks"
 FLOORS = (
-    ("chart", "errors", "files", "memory", "rng", "table_files"),
+    ("chart", "errors", "files", "memory", "rng", "shapes", "table_files"),
+    ("nulls",),
     ("moment",),
     ("data",),
     ("spaces",),
     ("policies", "sharing"),
     ("estimators", "derivations"),
     ("modules",),
-    ("stacking",),
+    ("refusals", "stacking"),
     ("recipe", "run"),
     ("ranking",),
     ("search",),

@@ -4,11 +4,8 @@ The parser is LightningCLI's, with a key a trick (``tricks.sam.rho``), so that f
 """
 
 import functools
-import importlib
-import inspect
 import json
 import logging
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,8 @@ from nastricks.errors import InputError, unknown
 from nastricks.modules import TrainingModule
 from nastricks.modules.registry import tricks as all_tricks
 from nastricks.modules.tracking import WandbTracking
+from nastricks.nulls import refuse_nulls
+from nastricks.refusals import in_a_sentence
 from nastricks.spaces import Space
 from nastricks.stacking import RecipeFile, classes_as_files
 
@@ -124,6 +123,7 @@ def resolve(
     except ArgumentError as error:
         raise refused(error) from error
     config.pop("config", None)
+    refuse_nulls(config)
     return config
 
 
@@ -152,6 +152,7 @@ def space_and_spec(files: Sequence[str | Path], overrides: Sequence[str] = ()) -
         config = _space_parser().parse_args([*args, *classes_as_files(overrides)])
     except ArgumentError as error:
         raise refused(error) from error
+    refuse_nulls(config)
     try:
         made = _space_parser().instantiate(config)
     except ValueError as error:
@@ -213,40 +214,10 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
 
 
 def refused(error: Exception) -> InputError:
-    """What a parser or a constructor refused, as one sentence.
-
-    Constructors' own refusals come wrapped in the parser's account of every type that it tried.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, InputError):
-            return cause
-        cause = cause.__cause__ or cause.__context__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    tried = [
-        line for line in lines if not line.startswith(("Does not validate", "Subtypes:", "Errors:", "Given value"))
-    ]
-    told = [line.removeprefix("- ") for line in tried if "<class 'NoneType'>" not in line]
-    given = next((line.removeprefix("Given value: ") for line in lines if line.startswith("Given value: ")), None)
-    sentence = " ".join(told).replace("Parser key ", "key ")
-    unrecognised = re.search(r"unrecognized arguments: --([\w.]+)", sentence, re.IGNORECASE)
-    if unrecognised is not None:
-        names = [o.removeprefix("--") for o in parser()._option_string_actions if o.startswith("--")]
-        return unknown("key", unrecognised.group(1), names)
-    superfluous = re.search(r"Problem with given class_path '([\w.]+)': Option '(\w+)' is not accepted", sentence)
-    if superfluous is not None:
-        return _not_taken(*superfluous.groups())
-    short = given is not None and len(given) < 80 and "(" not in given
-    return InputError(f"{sentence}, and it was given {given!r}" if short else sentence)
-
-
-def _not_taken(class_path: str, argument: str) -> InputError:
-    """An argument that a class does not take; for the depth of a space, that it has none to change."""
-    module, _, name = class_path.rpartition(".")
-    made = getattr(importlib.import_module(module), name)
-    if argument == "cells" and issubclass(made, Space):
-        return InputError(f"{name} takes no cells: it has no depth that could change, take a space such as darts")
-    return unknown(f"argument of {name}:", argument, inspect.signature(made).parameters)
+    """What the parser of a recipe, or a constructor, refused, as one sentence."""
+    return in_a_sentence(
+        error, lambda: [o.removeprefix("--") for o in parser()._option_string_actions if o.startswith("--")]
+    )
 
 
 def with_seed(config: Namespace, seed: int) -> Namespace:

@@ -26,6 +26,7 @@ from nastricks.modules.registry import tricks as all_tricks
 from nastricks.modules.run_folder import LAST, MetricsFile, RunFolder, load_checkpoint
 from nastricks.modules.tracking import Tracked
 from nastricks.modules.trick import in_order
+from nastricks.nulls import refuse_nulls
 from nastricks.recipe import FIT_KEYS, RecipeParser, add_arguments, dump, parser, refused, resolve
 
 
@@ -173,6 +174,7 @@ class RecipeCLI(LightningCLI):
             self._refuse_finished(out, config.get("ckpt_path"))
         elif config.trainer.limit_val_batches == 0:
             config.trainer.limit_val_batches = 1.0
+        refuse_nulls(config)
         if config.get("ckpt_path") is not None:
             load_checkpoint(config.ckpt_path)  # refuses what is missing, foreign, or would run code
         try:

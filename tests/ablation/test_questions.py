@@ -246,7 +246,7 @@ def test_interference_by_hand(tmp_path: Path) -> None:
     for seed in (0, 1):
         small.to_csv(tmp_path / f"trials/base/seed={seed}/interference.csv", index=False)
     told = only(read_evidence(tmp_path)).lines[0]
-    assert "its own loss by −0.00040 (−0.00040 to −0.00040, n 2) and that of another child by +0.00003" in told
+    assert "its own loss by −0.00040 (−0.00040 to −0.00040, n 2) and that of another child by +0.00002" in told
     assert "−0.0004</td>" in write_report(tmp_path).read_text()
 
 

@@ -321,6 +321,7 @@ def test_a_network_with_one_kernel_lends_its_weights_to_one_with_more() -> None:
     [
         ({"starts": [0.5, 1.0]}, r"expected parts of the run in \[0, 1\)"),
         ({"starts": [0.5, 0.2]}, "expected numbers that never fall"),
+        ({"phases": []}, "phases is empty and nothing is closed, so nothing would shrink"),
         ({"phases": ["kernel"], "starts": [0.0, 0.5]}, "has 1 phases and 2 starts"),
         ({"phases": ["kernel"], "closed": ["kernel"]}, "closed has kernel, which is one of its phases"),
     ],

@@ -124,6 +124,8 @@ def test_greedy_slimming_ends_within_the_bounds(slim: Path, tmp_path: Path) -> N
         ([*RANDOM, "--search.most.flops", "10"], "no architecture of tiny64 meets search.most.flops 10: the nearest"),
         ([*NSGA2, "--search.least.params", "1e9"], "no architecture of tiny64 meets search.least.params 1e+09"),
         ([*RANDOM, "--search.most.latency", "3"], "search.latency is not set: name a table"),
+        ([*RANDOM, "--search.front=null", "--search.latency=ms.csv"], "latency is ms.csv, and nothing asks for costs"),
+        ([*RANDOM, "--search.goal", "1.5"], "search.goal is 1.5: expected at most 1, which is the most there is"),
         ([*RANDOM, "--search.most.params", "-1"], "search.most.params is -1: expected a number above 0"),
         (
             [*TINY, "-c", "recipes/search/nasnet_ppo.yaml", *SHARED, "--search.most.flops", "1e6"],

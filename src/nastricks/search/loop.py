@@ -63,6 +63,11 @@ class Search:
             self.algorithm.constrain(self.constraints)
         self.reward.check_epochs(self.algorithm.asked_epochs())
         self.algorithm.check_rewards(*self.reward.range)
+        goal = self.config.search.goal
+        if goal is not None and not goal <= self.reward.range[1]:
+            raise InputError(
+                f"search.goal is {goal}: expected at most {self.reward.range[1]:g}, which is the most there is"
+            )
         self.truth = self._truth()
         self._children: KeptChildren | None = None
         if folder is not None and self.reward.keeps:
@@ -82,6 +87,11 @@ class Search:
         drawn: CostName | None = search.front or own or next(iter([*most, *least]), None)
         names = [name for name in (drawn, own, *least, *most) if name is not None]
         if not names and self.reward.resource is None:
+            if search.latency is not None:
+                raise InputError(
+                    f"search.latency is {search.latency}, and nothing asks for costs: add search.front latency, or a "
+                    "bound such as search.most.latency, or leave it out"
+                )
             return None, None, None
         if self.setting.spec is None:
             raise InputError("the cost of a child depends on the images: name the data in the stack")

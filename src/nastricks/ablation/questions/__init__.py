@@ -13,10 +13,10 @@ from nastricks.ablation.questions.favours import Favours
 from nastricks.ablation.questions.fine_tuning import FineTuning
 from nastricks.ablation.questions.interference import Interference
 from nastricks.ablation.questions.over_time import OverTime
-from nastricks.ablation.questions.shapes import fits, words
 from nastricks.ablation.questions.stability import Stability
 from nastricks.errors import InputError, unknown
 from nastricks.files import write_csv
+from nastricks.shapes import fits, words
 
 KINDS: Mapping[str, type[Question]] = {
     kind.kind: kind for kind in (Agreement, Compare, Favours, FineTuning, Interference, OverTime, Stability)

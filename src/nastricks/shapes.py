@@ -1,8 +1,18 @@
-"""Whether a value out of a YAML file has the shape that a question's field declares, and that shape in words."""
+"""What a type asks of a value out of a YAML file: whether the value fits, and the type in words."""
 
 from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
+
+NAMES = {
+    float: "a number",
+    int: "a whole number",
+    str: "a text",
+    bool: "true or false",
+    NoneType: "null",
+    list: "a list",
+    dict: "keys and values",
+}
 
 
 def fits(value: Any, wanted: Any) -> bool:
@@ -24,15 +34,24 @@ def fits(value: Any, wanted: Any) -> bool:
     return isinstance(value, wanted)
 
 
+def takes_none(wanted: Any) -> bool:
+    """Whether None is a value of a type, as far as the type says."""
+    return wanted in (Any, None, NoneType) or (
+        get_origin(wanted) in (Union, UnionType) and any(takes_none(one) for one in get_args(wanted))
+    )
+
+
 def words(wanted: Any) -> str:
     """What a type asks for, in words."""
     origin, inner = get_origin(wanted), get_args(wanted)
     if origin in (Union, UnionType):
-        return " or ".join(words(one) for one in inner)
-    if origin is Mapping:
+        return " or ".join(dict.fromkeys(words(one) for one in inner))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inner))}"
+    if origin in (Mapping, dict):
         return f"names, each with {words(inner[1])}"
-    if origin is Sequence:
+    if origin in (Sequence, list):
         return f"a list of {words(inner[0])}"
     if origin is tuple:
         return f"[{', '.join(words(one) for one in inner)}]"
-    return {str: "a text", int: "a whole number", float: "a number", NoneType: "null"}.get(wanted, "a value")
+    return NAMES.get(wanted, "a value")
