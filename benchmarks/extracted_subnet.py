@@ -1,6 +1,6 @@
 """Taking a subnet out of an elastic supernet and running it, against a network that was built at that size."""
 
-import statistics
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from benchmarks.measure import Clock, Result, alternate, compared, ratios
 from nastricks.data import ImageSpec
 from nastricks.memory import keep_freed_memory
+from nastricks.modules.normalisation import batch_norms, cumulative_statistics
 from nastricks.rng import forked_rng, generator
 from nastricks.spaces import Architecture, Elastic
 from nastricks.spaces.sizes import divisible
@@ -73,8 +74,11 @@ def built(space: Elastic, spec: ImageSpec, architecture: Architecture) -> nn.Seq
 
 @torch.no_grad()
 def extracted_subnet(rounds: int = 10, passes: int = 20, batch_size: int = 8, size: int = 128) -> Result:
-    """Take a random subnet of once-for-all's published space out and run it `passes` times, against building and
-    running the same network; `size` pixels a side, in eval mode.
+    """A random subnet of once-for-all's published space: taken out and run `passes` times, against the same network
+    built in plain PyTorch and run as often; `size` pixels a side, in eval mode.
+
+    Both sides make a network anew each round: one gets the supernet's weights, the other fresh ones, as torch draws
+    them. The note tells what making takes, and the passes alone, since the more passes the less making counts.
 
     Raises:
         RuntimeError: the two networks, with the same weights, give different outputs.
@@ -85,25 +89,35 @@ def extracted_subnet(rounds: int = 10, passes: int = 20, batch_size: int = 8, si
         supernet = space.supernet(spec).eval()
     architecture = space.sample(rng)
     images = torch.randn(batch_size, spec.channels, size, size, generator=rng).to(memory_format=torch.channels_last)
+    with cumulative_statistics(batch_norms(supernet)):  # so that outputs are of the inputs' size
+        supernet.train()(images, space.gates(architecture))
+    supernet.eval()
     plain = built(space, spec, architecture).eval()
     weights = space.extract(supernet, spec, architecture).state_dict().values()
     plain.load_state_dict(dict(zip(plain.state_dict(), weights, strict=True)))
-    if not torch.allclose(plain(images), space.extract(supernet, spec, architecture)(images), atol=SAME):
+    expected = plain(images)
+    if not torch.allclose(expected, space.extract(supernet, spec, architecture)(images), atol=SAME):
         raise RuntimeError("benchmark extracted_subnet: the two networks give different outputs")
-    making: list[float] = []
 
-    def run(network: nn.Module) -> None:
-        network.to(memory_format=torch.channels_last)
-        for _ in range(passes):
-            network(images)
+    def side(make: Callable[[], nn.Module]) -> tuple[Callable[[], None], list[Clock], list[Clock]]:
+        making: list[Clock] = []
+        running: list[Clock] = []
 
-    def taken_out() -> None:
-        start = Clock.now()
-        network = space.extract(supernet, spec, architecture)
-        making.append(Clock.now().since(start).wall)
-        run(network)
+        def turn() -> None:
+            start = Clock.now()
+            network = make().to(memory_format=torch.channels_last)
+            made = Clock.now()
+            for _ in range(passes):
+                network(images)
+            making.append(made.since(start))
+            running.append(Clock.now().since(made))
 
-    times = alternate(taken_out, lambda: run(built(space, spec, architecture).eval()), rounds)
-    note = f"{space.format(architecture)}, {passes} passes of {batch_size} images of {size} pixels: {compared(*times)}"
-    note += f"; taking it out takes {1000 * statistics.median(making):.0f} ms of these"
+        return turn, making, running
+
+    taken_out, taking, own = side(lambda: space.extract(supernet, spec, architecture))
+    written_down, building, others = side(lambda: built(space, spec, architecture).eval())
+    times = alternate(taken_out, written_down, rounds)
+    told = f"{space.format(architecture)}, {passes} passes of {batch_size} images of {size} pixels"
+    parts = f"making it {compared(taking, building)}; the passes {compared(own, others)}"
+    note = f"{told}: {compared(*times)}; {parts}"
     return Result.of("extracted_subnet", ratios(*times), target=1.02, note=note)

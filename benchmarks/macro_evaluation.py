@@ -1,7 +1,5 @@
 """Scoring every code of NAS-Bench-Macro with calibration: sharing prefixes against one code at a time."""
 
-from itertools import islice
-
 import torch
 
 from benchmarks.measure import Clock, Result
@@ -12,7 +10,7 @@ from nastricks.rng import forked_rng, generator
 from nastricks.spaces import Architecture, NASBenchMacro
 
 SAME = 1e-4  # the largest difference in loss between the two ways that is rounding
-FEW = 81  # codes whose peak memory is told beside that of all: twice three layers above them
+FEW = 81  # codes whose peak memory is told beside that of all: the last, of which four layers are the largest
 
 
 def macro_evaluation(
@@ -22,7 +20,10 @@ def macro_evaluation(
 
     Half of the parts come before the shared run and half after it, and each gives a ratio: the shared run's time over
     that of all codes at the part's pace. `images` calibrate and as many are scored, noise of `size` pixels: neither
-    changes the time. `codes` takes only the first so many, None all. `alone` is at least `parts`.
+    changes the time. `codes` takes only the last so many, None all. `alone` is at least `parts`.
+
+    The note tells the process's peak memory for all codes beside that for the last 81, which begin with the widest
+    operations: what is kept at a time is a state a layer, however many codes go through it.
 
     Raises:
         RuntimeError: the two ways give a code different losses.
@@ -37,7 +38,7 @@ def macro_evaluation(
         return Batch(drawn.to(memory_format=torch.channels_last), torch.randint(10, (images,), generator=rng))
 
     scoring, calibration = [batch()], [batch()]
-    chosen = list(islice(space.architectures(), codes))
+    chosen = list(space.architectures())[-codes if codes else 0 :]
     picked = [chosen[i] for i in torch.randperm(len(chosen), generator=rng)[:alone].tolist()]
     losses: dict[Architecture, float] = {}
     paces: list[float] = []
@@ -55,7 +56,7 @@ def macro_evaluation(
         seconds = Clock.now().since(start).wall
         return {architecture: score.loss for architecture, score in found.items()}, seconds, peak_memory_mb()
 
-    _, _, few_memory = shared(chosen[:FEW])  # also what a first pass pays for
+    _, _, few_memory = shared(chosen[-FEW:])  # also what a first pass pays for
     sliced = [picked[number::parts] for number in range(parts)]
     for part in sliced[: parts // 2]:
         one_by_one(part)
@@ -66,6 +67,6 @@ def macro_evaluation(
         raise RuntimeError("benchmark macro_evaluation: the two ways give a code different losses")
     note = (
         f"{len(chosen):,} codes in {seconds:.0f} s, one alone {1000 * sum(paces) / len(paces):.0f} ms, {images} images "
-        f"to calibrate and {images} to score; peak memory {memory:.0f} MB, {few_memory:.0f} MB for the first {FEW}"
+        f"to calibrate and {images} to score; peak memory {memory:.0f} MB, {few_memory:.0f} MB for the last {FEW}"
     )
     return Result.of("macro_evaluation", [seconds / (len(chosen) * pace) for pace in paces], target=0.15, note=note)

@@ -1,6 +1,7 @@
-"""Every trick with every algorithm: it acts and resumes bit for bit, or refuses with a sentence."""
+"""Every trick with every algorithm and sharing: it acts and resumes bit for bit, or refuses with a sentence."""
 
 import argparse
+import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from proofs.small_runs import SMALL, difference_after_resuming, space_of, staged
 ROOT = Path(__file__).parents[1]
 DATA = "recipes/data/digits.yaml"
 PAGE = ROOT / "docs" / "compatibility.md"
+SHARINGS = ("groups", "none", "prefix")  # beside that of all; few-shot has stages
 WORKS, PART = "●", "◐"
 
 
@@ -43,17 +45,20 @@ class Found:
 
 
 def algorithms() -> dict[str, str]:
-    """Name -> file of every algorithm, and of the child of tiny64; what has a recipe needs no stages of its name."""
+    """Name -> file of every algorithm, of `spos` under a sharing, and of the child of tiny64; what has a recipe needs no
+    stages of its name."""
     found = {path.stem: path for path in sorted((ROOT / "recipes/algorithms").glob("*.yaml"))}
     found |= {name: path for name, path in staged_algorithms(ROOT / "recipes/stages").items() if name not in found}
+    found |= {f"spos, {name}": ROOT / f"recipes/sharing/{name}.yaml" for name in SHARINGS}
     found["child"] = ROOT / "recipes/child/tiny64.yaml"
     return {name: str(path.relative_to(ROOT)) for name, path in found.items()}
 
 
 def stack_of(recipe: str) -> list[str]:
-    """A recipe of an algorithm with the space of the line at its head, tiny64 where that names none."""
+    """A recipe on top of the space and the algorithm of the line at its head; tiny64 where that names no space."""
     space = space_of(ROOT / recipe) or "recipes/spaces/tiny64.yaml"
-    return [str(ROOT / file) for file in (space, DATA, recipe)]
+    below = re.findall(r"-c (recipes/algorithms/\w+\.yaml)", (ROOT / recipe).read_text())
+    return [str(ROOT / file) for file in dict.fromkeys([space, DATA, *below, recipe])]
 
 
 def stages_of(file: str) -> Stages:
@@ -164,9 +169,9 @@ def page(found: Mapping[Pair, Found]) -> str:
     lines = [
         "# Which tricks work with which algorithms",
         "",
-        "Made by `make compatibility`: every trick on top of every algorithm's recipe, on digits and the space at the",
-        "recipe's head (`tiny64` for most), eight steps, once straight, once killed before step 5 and resumed from",
-        f"step 3. {_staged(names)}",
+        "Made by `make compatibility`: every trick on top of every algorithm's recipe, and of `spos` with each sharing but",
+        "few-shot, which has stages; on digits and the space at the recipe's head (`tiny64` for most), eight steps, once",
+        f"straight, once killed before step 5 and resumed from step 3. {_staged(names)}",
         "",
         f"- {WORKS} acts, and the resumed run equals the straight one bit for bit (weights, buffers, policy, optimizer",
         f"  states, metrics): {works} pairs.",

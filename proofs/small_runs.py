@@ -26,6 +26,16 @@ SMALL = {
     "trainer.max_epochs": 2,
 }
 STEPS = 8
+# Two steps, one an epoch, in double precision: what is compared with equations.
+TWO_STEPS = {
+    "data.init_args.train_size": 32,
+    "data.init_args.search_size": 32,
+    "data.init_args.validation_size": 32,
+    "data.init_args.batch_size": 32,
+    "trainer.accelerator": "cpu",
+    "trainer.max_epochs": 2,
+    "trainer.precision": "64-true",
+}
 
 
 def staged_algorithms(folder: Path) -> dict[str, Path]:

@@ -1,5 +1,5 @@
-"""Shared test settings: one thread a worker (the networks are tiny), no network, no login; and small runs of whole
-recipes: tiny64 on 128 digits, eight steps in two epochs."""
+"""Shared test settings: one thread a worker (the networks are tiny), no network, no login; small runs of whole recipes
+(tiny64 on 128 digits, eight steps in two epochs); and networks as after training."""
 
 import os
 import sys
@@ -16,9 +16,13 @@ from typing import Any
 import pytest
 import torch
 from jsonargparse import Namespace
+from torch import nn
 
 from nastricks.recipe import resolve
+from nastricks.rng import generator
 from nastricks.run import Run, build
+from nastricks.spaces import Network
+from nastricks.spaces.elastic_layers import is_transform
 
 torch.set_num_threads(1)
 
@@ -88,3 +92,27 @@ def make(configure: Callable[..., Namespace]) -> Make:
         return build(configure(stack, tricks, changes), out, quiet=True)
 
     return built
+
+
+@pytest.fixture(scope="session")
+def worn() -> Callable[..., Network]:
+    """``worn(network, *key)``: the network with random batch norms, and random matrices of learned kernels."""
+
+    def wear(network: Network, *key: object) -> Network:
+        rng = generator(*key)
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                if is_transform(name):
+                    parameter.normal_(generator=rng)
+            for module in network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    assert module.running_mean is not None
+                    assert module.running_var is not None
+                    module.running_mean.normal_(generator=rng)
+                    module.running_var.uniform_(0.5, 2.0, generator=rng)
+                    if module.affine:
+                        module.weight.uniform_(0.5, 1.5, generator=rng)
+                        module.bias.normal_(generator=rng)
+        return network
+
+    return wear

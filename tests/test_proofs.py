@@ -32,12 +32,24 @@ pytestmark = [
         ("pdarts", "cutout", "works", ""),
         ("darts_pt", None, "works", ""),
         ("darts_pt", "space_pruning", "refuses", "Softmax cannot keep to one"),
+        ("spos, groups", None, "works", ""),
+        ("spos, prefix", "bn_calibration", "works", ""),
+        ("spos, none", None, "works", ""),
+        ("spos, none", "op_warmup", "refuses", "sharing ShareNone gives architectures weights of their own"),
     ],
 )
 def test_a_pair_works_or_refuses_or_is_part(algorithm: str, trick: str | None, kind: str, words: str) -> None:
     found = examine(Pair(algorithm, trick))
     assert found.kind == kind, found
     assert words in found.words
+
+
+def test_a_sharing_stands_on_top_of_spos() -> None:
+    recipes = compatibility.algorithms()
+    assert {"spos, groups", "spos, prefix", "spos, none", "fewshot", "fairnas", "child"} <= set(recipes)
+    expected = {"spos, groups": ["tiny64", "digits", "spos", "groups"], "fairnas": ["tiny64", "digits", "fairnas"]}
+    for name, files in {**expected, "child": ["tiny64", "digits", "tiny64"]}.items():
+        assert [Path(file).stem for file in compatibility.stack_of(recipes[name])] == files
 
 
 def test_a_trick_that_does_not_resume_fails(monkeypatch: pytest.MonkeyPatch) -> None:

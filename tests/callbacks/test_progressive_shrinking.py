@@ -28,6 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
 ]
 
+Build = Callable[..., Network]
 SPEC = ImageSpec(1, 8, 10)
 STAGES = (ElasticStage(16, 1), ElasticStage(32, 2, squeeze=True, hard_swish=True))
 ELASTIC = Elastic(
@@ -158,19 +159,14 @@ def test_channels_are_sorted_among_those_that_a_size_has_already() -> None:
     assert by_importance(importance, [1, 2, 6]).tolist() == [0, 1, 3, 4, 5, 2]
 
 
-def worn(space: Space) -> Network:
-    """A network with random parameters and statistics, as after training."""
-    rng = generator("worn")
-    with forked_rng("network"), torch.no_grad():
-        network = space.supernet(SPEC).double()
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                assert module.running_mean is not None
-                assert module.running_var is not None
-                module.running_mean.normal_(generator=rng)
-                module.running_var.uniform_(0.5, 2.0, generator=rng)
-                module.weight.uniform_(0.5, 1.5, generator=rng)
-                module.bias.normal_(generator=rng)
+@pytest.fixture
+def supernet_of(worn: Build) -> Build:
+    """``supernet_of(space)``: a supernet in double precision with random statistics, as after training."""
+
+    def network(space: Space) -> Network:
+        with forked_rng("network"):
+            return worn(space.supernet(SPEC).double(), "worn")
+
     return network
 
 
@@ -196,8 +192,8 @@ def outputs(space: Space, network: Network, options: Mapping[str, tuple[int, ...
 
 @in_every_space
 @pytest.mark.parametrize("first", [1, 2], ids=["the two largest sizes are open", "the largest alone is open"])
-def test_sorting_leaves_every_open_path_as_it_was(space: Space, first: int) -> None:
-    network = worn(space)
+def test_sorting_leaves_every_open_path_as_it_was(space: Space, first: int, supernet_of: Build) -> None:
+    network = supernet_of(space)
     sized = ("expansion", "width")
     options = {
         c.name: tuple(range(len(c.options)))[first if c.dimension in sized and len(c.options) > first else 0 :]
@@ -223,14 +219,14 @@ def test_sorting_leaves_every_open_path_as_it_was(space: Space, first: int) -> N
 
 
 @in_every_space
-def test_momentum_moves_along(space: Space) -> None:
+def test_momentum_moves_along(space: Space, supernet_of: Build) -> None:
     """Sorted between two steps, the network is after them what it would be, sorted afterwards."""
     images = torch.randn(8, 1, 8, 8, generator=generator("images"), dtype=torch.float64)
     labels = torch.randint(10, (8,), generator=generator("labels"))
     largest = space.gates(space.largest(space.all_options()))
 
     def trained(sorts_after: int) -> Network:
-        network = worn(space)
+        network = supernet_of(space)
         optimizer = torch.optim.Adam(network.parameters(), lr=0.01)  # two tensors a parameter, and a step count
         orders: list[Tensor] = []
         for step in (1, 2):
@@ -249,8 +245,8 @@ def test_momentum_moves_along(space: Space) -> None:
         torch.testing.assert_close(value, afterwards[name], rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_blocks_are_sorted_where_a_phase_lets_paths_run_fewer_of_their_channels() -> None:
-    network, everything = worn(ELASTIC), ELASTIC.all_options()
+def test_blocks_are_sorted_where_a_phase_lets_paths_run_fewer_of_their_channels(supernet_of: Build) -> None:
+    network, everything = supernet_of(ELASTIC), ELASTIC.all_options()
     largest = {name: options[-1:] for name, options in everything.items()}
 
     def sorts(dimension: str) -> int:
@@ -301,12 +297,12 @@ def test_weights_of_an_earlier_stage_are_sorted_at_once(make: Callable[..., Run]
     assert open_dimensions(sorted_run.module.space, mask) == {"resolution", "kernel", "depth", "expansion"}
 
 
-def test_a_network_with_one_kernel_lends_its_weights_to_one_with_more() -> None:
+def test_a_network_with_one_kernel_lends_its_weights_to_one_with_more(supernet_of: Build) -> None:
     one = Elastic(
         STAGES, (8,), (1.0,), "network", (2,), (7,), (3,), "learned",
         stem_channels=8, stem_stride=1, head_channels=24, features=16,
     )  # fmt: skip
-    source, target = worn(one), worn(ELASTIC)
+    source, target = supernet_of(one), supernet_of(ELASTIC)
     found = target.weights_from(source.state_dict())
     assert found.keys() == target.state_dict().keys()
     for name, value in found.items():

@@ -20,22 +20,14 @@ from nastricks.moment import Moment
 from nastricks.recipe import resolve
 from nastricks.rng import forked_rng
 from nastricks.run import Run, build
+from proofs.small_runs import TWO_STEPS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
 ]
 
-STEPS = 2  # one an epoch
-SMALL = {
-    "data.init_args.train_size": 32,
-    "data.init_args.search_size": 32,
-    "data.init_args.validation_size": 32,
-    "data.init_args.batch_size": 32,
-    "trainer.accelerator": "cpu",
-    "trainer.max_epochs": STEPS,
-    "trainer.precision": "64-true",
-}
+STEPS = 2  # of proofs.small_runs.TWO_STEPS, one an epoch
 
 Path = Sequence[int]
 """The option of every choice, in their order."""
@@ -325,7 +317,7 @@ def transcribe(case: Case, run: Run, network: nn.Module) -> Plain:
 def test_two_steps_equal_the_equations(name: str) -> None:
     case = CASES[name]
     stack = [f"recipes/{file}.yaml" for file in (f"spaces/{case.space}", "data/digits", f"algorithms/{case.recipe}")]
-    overrides = [f"--{key}={value}" for key, value in {**SMALL, **case.changes}.items()]
+    overrides = [f"--{key}={value}" for key, value in {**TWO_STEPS, **case.changes}.items()]
     run, start = build(resolve(stack, overrides), None, quiet=True), Start()
     run.trainer.callbacks.append(start)  # type: ignore[attr-defined]
     run.fit()

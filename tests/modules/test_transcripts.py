@@ -23,25 +23,17 @@ from nastricks.policies import EdgeNormalised, Independent, MonteCarloTree, Poli
 from nastricks.recipe import resolve
 from nastricks.rng import forked_rng, generator
 from nastricks.run import Run, build
+from proofs.small_runs import TWO_STEPS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
 ]
 
-STEPS = 2  # one an epoch
+STEPS = 2  # of proofs.small_runs.TWO_STEPS, one an epoch
 LAYERS = ("layer1", "layer2", "layer3")
 OPTIONS = ("max_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "identity")
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")  # of nasbench201
-SMALL = {
-    "data.init_args.train_size": 32,
-    "data.init_args.search_size": 32,
-    "data.init_args.validation_size": 32,
-    "data.init_args.batch_size": 32,
-    "trainer.accelerator": "cpu",
-    "trainer.max_epochs": STEPS,
-    "trainer.precision": "64-true",
-}
 
 Alpha = dict[str, Tensor]
 Weights = dict[str, dict[int, Tensor | float]]
@@ -825,7 +817,7 @@ def ran(case: Case) -> tuple[Run, Start]:
     stack = [
         f"recipes/{name}.yaml" for name in ("spaces/tiny64", "data/digits", f"algorithms/{case.recipe}", *case.more)
     ]
-    overrides = [f"--{key}={value}" for key, value in {**SMALL, **case.changes}.items()]
+    overrides = [f"--{key}={value}" for key, value in {**TWO_STEPS, **case.changes}.items()]
     run, start = build(resolve(stack, overrides), None, quiet=True), Start()
     run.trainer.callbacks.append(start)  # type: ignore[attr-defined]
     run.fit()
@@ -852,7 +844,7 @@ def test_two_steps_equal_the_equations(name: str) -> None:
 def test_two_steps_of_few_shot_equal_the_equations(tmp_path: Path) -> None:
     """Sub-supernets of layer 2 start from the one-shot weights; a path trains the one of its option, and no other."""
     stack = ["recipes/spaces/tiny64.yaml", "recipes/data/digits.yaml", "recipes/algorithms/spos.yaml"]
-    overrides = [f"--{key}={value}" for key, value in SMALL.items()]
+    overrides = [f"--{key}={value}" for key, value in TWO_STEPS.items()]
     one_shot = build(resolve(stack, overrides), tmp_path / "one_shot", quiet=True)
     one_shot.fit()
     shared = {
@@ -916,7 +908,7 @@ def test_two_steps_of_pc_darts_with_edge_normalisation_equal_the_equations() -> 
     own = {"space.init_args.channels": 4, "space.init_args.cells": 1, "tricks.weight_warmup": "null"}
     # The strengths of an edge's operations and of a node's edges start apart, so that mixing them up would show.
     own |= {"model.init_args.policy.init_args.init_std": 1.0}
-    run = build(resolve(stack, [f"--{key}={value}" for key, value in {**SMALL, **own}.items()]), None, quiet=True)
+    run = build(resolve(stack, [f"--{key}={value}" for key, value in {**TWO_STEPS, **own}.items()]), None, quiet=True)
     start, policy = Start(), run.module.policy
     assert isinstance(policy, EdgeNormalised)
     beta = {node: b.detach().double().clone().requires_grad_() for node, b in policy.beta.items()}

@@ -1,19 +1,33 @@
 """Sampled paths: who runs at a step, and how often."""
 
 from collections import Counter
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from jsonargparse import Namespace
 
 from nastricks.data import ImageSpec
 from nastricks.errors import InputError
 from nastricks.moment import Moment
-from nastricks.policies import AllOptions, Policy, Sandwich, StrictFairness, Sweep, UniformPath
+from nastricks.policies import (
+    AllOptions,
+    MonteCarloTree,
+    Policy,
+    Prioritised,
+    Sandwich,
+    StrictFairness,
+    Sweep,
+    UniformPath,
+)
+from nastricks.run import Run
 from nastricks.spaces import (
     Allowed,
     Architecture,
     Choice,
+    GatedOps,
     Gates,
     NASNet,
     Network,
@@ -85,6 +99,50 @@ def test_after_every_step_each_option_has_run_equally_often() -> None:
             assert Counter(path[place] for path in found) == dict.fromkeys(range(4), 1)
         seen.update(found)
     assert len(seen) > 50  # of 64
+
+
+@pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
+def test_after_every_step_of_a_run_each_option_has_been_updated_equally_often(make: Callable[..., Run]) -> None:
+    """Gradients that reached the parameters of each operation, counted when they come."""
+    fair = Namespace(class_path="nastricks.policies.StrictFairness", init_args=Namespace())
+    run = make("spos", changes={"model.init_args.policy": fair})
+    layers = [module for module in run.module.networks.modules() if isinstance(module, GatedOps)]
+    updates = Counter[str]()
+    for layer in layers:
+        for name, op in layer.ops.items():
+            key = f"{layer.choice_name} {name}"
+            for parameter in list(op.parameters())[:1]:  # an identity has none
+                parameter.register_hook(lambda gradient, key=key: updates.update([key]))
+    after: list[Counter[str]] = []
+
+    class Note(pl.Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            after.append(Counter(updates))
+
+    run.trainer.callbacks.append(Note())  # type: ignore[attr-defined]
+    run.fit()
+    assert len(layers) == 3
+    assert len(updates) == 9
+    assert after == [Counter(dict.fromkeys(updates, steps)) for steps in range(1, 9)]
+
+
+@pytest.mark.parametrize(
+    "make_policy",
+    [
+        lambda: UniformPath(SPACE, paths=3),
+        lambda: Sweep(SPACE),
+        lambda: StrictFairness(SPACE),
+        lambda: Sandwich(Sizes()),
+        lambda: Prioritised(SPACE),
+        lambda: MonteCarloTree(SPACE),
+    ],
+)
+def test_every_process_and_micro_batch_runs_the_same_paths(make_policy: Callable[[], Policy]) -> None:
+    policy = make_policy()
+    here = [policy.propose(at(step)) for step in range(20)]
+    there = [policy.propose(at(step).at(rank=3, micro_batch=2, samples=9)) for step in range(20)]
+    assert here == there
+    assert any(here[0] != other for other in here[1:])
 
 
 def test_fairness_between_choices_of_different_sizes_takes_their_least_common_multiple() -> None:

@@ -8,6 +8,9 @@ import torch
 
 from nastricks.data import ImageSpec
 from nastricks.errors import InputError
+from nastricks.modules import SupernetModule
+from nastricks.moment import Moment
+from nastricks.policies import AllOptions, GumbelHard, Policy, Softmax, Sweep, UniformPath
 from nastricks.rng import forked_rng
 from nastricks.sharing import FewShot, GroupSharing, PrefixSharing, ShareAll, ShareNone, Sharing
 from nastricks.spaces import Architecture, NASNet, Network, Space, Tiny64, WeightSharing64
@@ -55,7 +58,8 @@ SHARINGS: dict[str, tuple[Sharing, Callable[[Architecture, Architecture, str], b
     "prefix0": (PrefixSharing(0), prefix(0, False)),
     "prefix1": (PrefixSharing(1, share_classifier=True), prefix(1, True)),
     "prefix2": (PrefixSharing(2), prefix(2, False)),
-    "prefix3": (PrefixSharing(3, share_classifier=True), prefix(3, True)),
+    "prefix3": (PrefixSharing(3), prefix(3, True)),
+    "prefix3 with a classifier each": (PrefixSharing(3, share_classifier=False), prefix(3, False)),
 }
 
 
@@ -92,6 +96,30 @@ def test_groups_by_similarity_are_slices_of_the_lexicographic_order_and_cover_th
         assert max(sizes) - min(sizes) <= 1
 
 
+@pytest.mark.parametrize("by", ["similarity", "chance"])
+def test_each_group_is_trained_at_an_equal_share_of_the_steps(by: str) -> None:
+    """Exactly so where the policy goes round, and as often as not where it draws: a standard error is 13.2 of 200."""
+    sharing = GroupSharing(8, by)
+    made(sharing)
+    for policy, error in ((Sweep(SPACE), 0.0), (UniformPath(SPACE), 13.2)):
+        steps = dict.fromkeys(range(8), 0)
+        for step in range(1600):
+            (gates,) = policy.propose(Moment(role="weights", seed=0, step=step))
+            steps[sharing.copy_of(tuple(gates[choice.name].active[0] for choice in SPACE.choices))] += 1
+        assert all(abs(count - 200) <= 3 * error for count in steps.values()), steps
+
+
+@pytest.mark.parametrize("sharing", [GroupSharing(2), PrefixSharing(1), FewShot(["layer2"]), ShareNone()])
+@pytest.mark.parametrize("policy", [AllOptions, Softmax, GumbelHard])
+def test_policies_that_run_several_options_at_once_are_refused(sharing: Sharing, policy: Callable[..., Policy]) -> None:
+    def module(which: Sharing) -> SupernetModule:
+        return SupernetModule(SPACE, SPEC, policy, lambda p: torch.optim.SGD(p, lr=0.1), sharing=which)
+
+    with pytest.raises(InputError, match=rf"sharing {type(sharing).__name__} .* runs several options at once"):
+        module(sharing)
+    assert len(module(ShareAll()).networks) == 1
+
+
 def test_groups_by_chance_are_keyed_and_others() -> None:
     copies = []
     for seed in (0, 0, 1):
@@ -114,8 +142,9 @@ def test_groups_of_ones_own_must_cover_the_space_once() -> None:
         made(GroupSharing([names, names[:1]]))
 
 
-def test_all_blocks_and_the_classifier_shared_is_the_plain_supernet() -> None:
-    sharing = PrefixSharing(3, share_classifier=True)
+@pytest.mark.parametrize("always", [None, True])
+def test_all_blocks_shared_is_the_plain_supernet(always: bool | None) -> None:
+    sharing = PrefixSharing(3, always)
     networks = made(sharing)
     with forked_rng("sharing"):
         plain = SPACE.supernet(SPEC)

@@ -3,35 +3,23 @@
 from collections.abc import Callable
 
 import pytest
-import torch
-from torch import nn
 
 from nastricks.data import ImageSpec
 from nastricks.rng import forked_rng
 from nastricks.spaces import Architecture, Network, Space
 
 SPEC = ImageSpec(1, 8, 10)
-Build = Callable[[Space], Network]
+Build = Callable[..., Network]
 Cut = Callable[[Network, Space, Architecture], Network]
 
 
 @pytest.fixture(scope="session")
-def supernet_of() -> Build:
-    """``supernet_of(space)``: on 8x8 images, with random batch-norm statistics and affine parameters."""
+def supernet_of(worn: Callable[..., Network]) -> Build:
+    """``supernet_of(space, spec)``: with random statistics and affine parameters; on 8x8 images unless said."""
 
-    def build(space: Space) -> Network:
-        with forked_rng("supernet"), torch.no_grad():
-            network = space.supernet(SPEC)
-            for module in network.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    assert module.running_mean is not None
-                    assert module.running_var is not None
-                    module.running_mean.normal_()
-                    module.running_var.uniform_(0.5, 2.0)
-                    if module.affine:
-                        module.weight.uniform_(0.5, 1.5)
-                        module.bias.normal_()
-        return network
+    def build(space: Space, spec: ImageSpec = SPEC) -> Network:
+        with forked_rng("supernet"):
+            return worn(space.supernet(spec), "statistics")
 
     return build
 

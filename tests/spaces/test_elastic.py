@@ -1,5 +1,7 @@
 """The elastic space: a subnet taken out equals its path, sizes are the published ones, every choice is nested."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,14 @@ from nastricks.modules.shared_weights import load_shared_weights
 from nastricks.policies import AllOptions, GumbelHard, Sandwich, Softmax, UniformPath
 from nastricks.ranking.evaluate import score_children
 from nastricks.ranking.rank import picked
-from nastricks.rng import forked_rng, generator
+from nastricks.rng import generator
+from nastricks.run import Run
 from nastricks.spaces import Architecture, Elastic, ElasticStage, Gate, Network
 from nastricks.spaces.elastic_blocks import Block
 from nastricks.spaces.elastic_layers import ElasticBatchNorm2d, ElasticConv2d, ElasticDepthwise, ElasticLinear
 from nastricks.spaces.sizes import divisible
 
+Build = Callable[..., Network]
 ELASTIC = (ElasticBatchNorm2d, ElasticConv2d, ElasticDepthwise, ElasticLinear)
 SPEC = ImageSpec(1, 8, 10)
 STAGES = (ElasticStage(16, 1), ElasticStage(32, 2, squeeze=True, hard_swish=True))
@@ -50,29 +54,6 @@ SPACES = {
 in_every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 
 
-def worn(network: Network, *key: object) -> Network:
-    """The network with random parameters and statistics, as after training; matrices of kernels too."""
-    rng = generator(*key)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if "kernel_" in name:
-                parameter.normal_(generator=rng)
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                assert module.running_mean is not None
-                assert module.running_var is not None
-                module.running_mean.normal_(generator=rng)
-                module.running_var.uniform_(0.5, 2.0, generator=rng)
-                module.weight.uniform_(0.5, 1.5, generator=rng)
-                module.bias.normal_(generator=rng)
-    return network
-
-
-def supernet(space: Elastic) -> Network:
-    with forked_rng("supernet"):
-        return worn(space.supernet(SPEC), "statistics")
-
-
 def images(count: int = 6) -> Tensor:
     return torch.randn(count, SPEC.channels, SPEC.size, SPEC.size, generator=generator("images"))
 
@@ -86,8 +67,8 @@ def sampled(space: Elastic, count: int) -> list[Architecture]:
 
 
 @in_every_space
-def test_a_subnet_taken_out_equals_its_path(space: Elastic) -> None:
-    network, seen = supernet(space).eval(), []
+def test_a_subnet_taken_out_equals_its_path(space: Elastic, supernet_of: Build) -> None:
+    network, seen = supernet_of(space).eval(), []
     with torch.no_grad():
         for architecture in sampled(space, 24):
             child = space.extract(network, SPEC, architecture)
@@ -103,8 +84,8 @@ def test_a_subnet_taken_out_equals_its_path(space: Elastic) -> None:
 
 
 @in_every_space
-def test_in_train_mode_a_path_moves_its_own_statistics_as_the_subnet_does(space: Elastic) -> None:
-    network = supernet(space).train()
+def test_in_train_mode_a_path_moves_its_own_statistics_as_the_subnet_does(space: Elastic, supernet_of: Build) -> None:
+    network = supernet_of(space).train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with torch.no_grad():
         for architecture in sampled(space, 8):
@@ -116,9 +97,9 @@ def test_in_train_mode_a_path_moves_its_own_statistics_as_the_subnet_does(space:
                 torch.testing.assert_close(value, again[key], atol=1e-5, rtol=0)
 
 
-def test_gradients_of_a_path_are_those_of_its_subnet() -> None:
+def test_gradients_of_a_path_are_those_of_its_subnet(supernet_of: Build) -> None:
     space = SPACES["cropped kernels, a width a stage"]
-    network = supernet(space).double()
+    network = supernet_of(space).double()
     for architecture in sampled(space, 4):
         network.zero_grad(set_to_none=True)
         child = space.extract(network, SPEC, architecture)
@@ -134,10 +115,10 @@ def test_gradients_of_a_path_are_those_of_its_subnet() -> None:
             assert float(gradients[name].abs().sum()) == pytest.approx(float(parameter.grad.abs().sum()), rel=1e-9)
 
 
-def test_a_smaller_supernet_starts_from_a_larger_one() -> None:
+def test_a_smaller_supernet_starts_from_a_larger_one(supernet_of: Build) -> None:
     """As stages do: what remains of each choice, kernels that are still learned included."""
     space = SPACES["learned kernels"]
-    network = supernet(space).eval()
+    network = supernet_of(space).eval()
     allowed = {
         name: tuple(range(len(options)))[:2] if "kernel" in name or "expansion" in name else options
         for name, options in space.all_options().items()
@@ -160,9 +141,9 @@ def test_a_subnet_that_the_network_does_not_hold_is_refused() -> None:
         space.extract(smallest, SPEC, space.largest(space.all_options()))
 
 
-def test_prefixes_are_shared_and_calibrated() -> None:
+def test_prefixes_are_shared_and_calibrated(supernet_of: Build) -> None:
     space = SPACES["cropped kernels, a width a stage"]
-    network, rng = supernet(space), generator("batches")
+    network, rng = supernet_of(space), generator("batches")
     scoring, calibration = (
         [Batch(torch.randn(8, 1, 8, 8, generator=rng), torch.randint(10, (8,), generator=rng)) for _ in range(2)]
         for _ in range(2)
@@ -183,10 +164,26 @@ def test_prefixes_are_shared_and_calibrated() -> None:
         assert shared[architecture].loss == pytest.approx(float(F.cross_entropy(logits, labels)), abs=1e-5)
 
 
-def test_hidden_channels_can_be_reordered() -> None:
+@pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
+def test_the_documented_way_of_a_subnet_out_of_a_run(make: Callable[..., Run], tmp_path: Path) -> None:
+    """Taken out and calibrated, it scores as its path does in the supernet."""
+    make("sandwich", changes={"trainer.max_steps": 1}, out=tmp_path / "run").fit()
+    (text,) = re.findall(r"```python\n(.*?)```", Path("docs/weight_sharing.md").read_text(), re.DOTALL)
+    told: dict[str, Any] = {}
+    exec(text.replace("runs/bignas", str(tmp_path / "run")), told)
+    space, child, run = told["space"], told["child"], told["run"]
+    assert not any(isinstance(module, ELASTIC) for module in child.modules())
+    batch, chosen = run.data.evaluation_batches("validation")[0], space.largest(space.all_options())
+    scored = score_children(space, run.module.networks[0], [chosen], [batch], run.data.calibration_batches(10))
+    with torch.no_grad():
+        loss = F.cross_entropy(child(batch.images), batch.labels)
+    assert scored[chosen].loss == pytest.approx(float(loss), abs=1e-5)
+
+
+def test_hidden_channels_can_be_reordered(supernet_of: Build) -> None:
     """What a block says of its channels' axes: the largest network does not change when all are permuted alike."""
     space = SPACES["learned kernels"]
-    network = supernet(space).eval()
+    network = supernet_of(space).eval()
     gates = space.gates(space.largest(space.all_options()))
     with torch.no_grad():
         before = network(images(), gates)
@@ -295,9 +292,9 @@ def test_policies_of_sizes() -> None:
             mixing.check()
 
 
-def test_gates_with_weights_are_refused() -> None:
+def test_gates_with_weights_are_refused(supernet_of: Build) -> None:
     space = SPACES["learned kernels"]
-    network = supernet(space)
+    network = supernet_of(space)
     gates = dict(space.gates(space.largest(space.all_options())))  # every block runs and reads its gates
     for choice in space.choices:
         with pytest.raises(InputError, match=f"{choice.name} is a size"):
@@ -355,9 +352,9 @@ def test_settings_that_cannot_be(changes: dict[str, Any], words: str) -> None:
 # Resolution and depth.
 
 
-def test_the_resolution_resizes_the_images() -> None:
+def test_the_resolution_resizes_the_images(supernet_of: Build) -> None:
     space, plain = small(), small(resolutions=None)
-    network = supernet(space).eval()
+    network = supernet_of(space).eval()
     other = plain.supernet(SPEC).eval()
     other.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("segments.resize")})
     smaller = F.interpolate(images(), size=(6, 6), mode="bilinear", align_corners=False)
@@ -368,24 +365,24 @@ def test_the_resolution_resizes_the_images() -> None:
             torch.testing.assert_close(path, other(given, plain.gates(plain.parse(rest))))
 
 
-def test_blocks_beyond_the_depth_are_skipped_and_not_built() -> None:
+def test_blocks_beyond_the_depth_are_skipped_and_not_built(supernet_of: Build) -> None:
     space = SPACES["learned kernels"]
     child = space.child(SPEC, space.parse("r8_w1_d1-k5e2_d2-k3e1-k7e3"))
     assert list(child.segments) == ["resize", "stem", "stage1_block1", "stage2_block1", "stage2_block2", "head"]
-    network = supernet(space)
+    network = supernet_of(space)
     # A first block runs at every depth, so it does not read the depth: prefixes are shared.
     assert "stage1_depth" not in network.segments["stage1_block1"].choices
     assert "stage1_depth" in network.segments["stage1_block2"].choices
 
 
-def test_the_sizes_of_skipped_blocks_make_no_difference() -> None:
+def test_the_sizes_of_skipped_blocks_make_no_difference(supernet_of: Build) -> None:
     space = small(expansions=(1, 2), kernels=(3, 5))
     everything = list(space.architectures())
     assert len(everything) == space.size == 4096
     distinct = {space.canonical(a) for a in everything}
     assert len(distinct) == space.rankable_size == len(list(space.rankable())) == 1600
     assert all(space.canonical(a) == a for a in distinct)
-    network, rng, tried = supernet(space).eval(), generator("twins"), 0
+    network, rng, tried = supernet_of(space).eval(), generator("twins"), 0
     while tried < 10:
         architecture = space.sample(rng)
         twin = space.canonical(architecture)

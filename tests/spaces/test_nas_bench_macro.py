@@ -1,6 +1,7 @@
 """NAS-Bench-Macro as a space: published sizes for every code, children equal their paths, twins counted once."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from nastricks.cli import main
@@ -17,10 +18,11 @@ from nastricks.errors import InputError
 from nastricks.ranking.metrics import kendall_tau
 from nastricks.ranking.rank import counted_once, picked
 from nastricks.ranking.tables import Table, load_table
-from nastricks.rng import forked_rng, generator
+from nastricks.rng import generator
 from nastricks.spaces import Architecture, Gate, NASBenchMacro, Network, Space
 from nastricks.spaces.network import GatedOps
 
+Build = Callable[..., Network]
 SMALL, SPEC = NASBenchMacro(channels=4, head_channels=16), ImageSpec(3, 16, 10)
 PUBLISHED, CIFAR10 = NASBenchMacro(), ImageSpec(3, 32, 10)
 CODES = ("00000000", "22222222", "20122100", "01201021", "10002000", "02010102")
@@ -95,33 +97,13 @@ def test_strings_that_do_not_parse(text: str) -> None:
 # Networks.
 
 
-def worn(network: Network, *key: object) -> Network:
-    """The network with random batch-norm buffers and affine parameters, as after training."""
-    rng = generator(*key)
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                assert module.running_mean is not None
-                assert module.running_var is not None
-                module.running_mean.normal_(generator=rng)
-                module.running_var.uniform_(0.5, 2.0, generator=rng)
-                module.weight.uniform_(0.5, 1.5, generator=rng)
-                module.bias.normal_(generator=rng)
-    return network
-
-
-def supernet() -> Network:
-    with forked_rng("supernet"):
-        return worn(SMALL.supernet(SPEC), "statistics")
-
-
 def images(count: int = 6) -> Tensor:
     return torch.randn(count, SPEC.channels, SPEC.size, SPEC.size, generator=generator("images"))
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_a_child_with_copied_weights_equals_its_path(training: bool) -> None:
-    network, seen = supernet().train(training), []
+def test_a_child_with_copied_weights_equals_its_path(training: bool, supernet_of: Build) -> None:
+    network, seen = supernet_of(SMALL, SPEC).train(training), []
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with torch.no_grad():
         for code in CODES:
@@ -137,8 +119,8 @@ def test_a_child_with_copied_weights_equals_its_path(training: bool) -> None:
     assert all(not torch.allclose(seen[0], other, atol=1e-3) for other in seen[1:])
 
 
-def test_childrens_parameters_are_the_supernets() -> None:
-    whole = {key: p.shape for key, p in supernet().named_parameters()}
+def test_childrens_parameters_are_the_supernets(supernet_of: Build) -> None:
+    whole = {key: p.shape for key, p in supernet_of(SMALL, SPEC).named_parameters()}
     together: set[str] = set()
     for code in ("0" * 8, "1" * 8, "2" * 8):
         own = {key: p.shape for key, p in SMALL.child(SPEC, SMALL.parse(code)).named_parameters()}
@@ -162,7 +144,7 @@ def test_shapes_along_the_way(size: int) -> None:
     assert shapes == 3 * (2 * [(8, first)] + 3 * [(16, second)] + 3 * [(32, third)])
 
 
-def test_a_row_of_skips_by_hand() -> None:
+def test_a_row_of_skips_by_hand(worn: Build) -> None:
     """Stem and head aside, the child of identities is three projections; a ReLU stands behind the stem alone."""
     child = worn(SMALL.child(SPEC, SMALL.parse("00000000")), "child").eval()
     state = child.state_dict()
@@ -180,36 +162,36 @@ def test_a_row_of_skips_by_hand() -> None:
         torch.testing.assert_close(child(images()), expected)
 
 
-def layer(number: int) -> GatedOps:
-    place = supernet().segments[f"layer{number}"].choice
+def layer(number: int, supernet_of: Build) -> GatedOps:
+    place = supernet_of(SMALL, SPEC).segments[f"layer{number}"].choice
     assert isinstance(place, GatedOps)
     return place.eval()
 
 
-def test_a_shortcut_stands_where_the_shape_stays() -> None:
+def test_a_shortcut_stands_where_the_shape_stays(supernet_of: Build) -> None:
     x = torch.randn(2, 8, 6, 6, generator=generator("x"))
     with torch.no_grad():
-        stays, reduces = layer(2).ops["ir_3x3_e3"], layer(3).ops["ir_3x3_e3"]
+        stays, reduces = layer(2, supernet_of).ops["ir_3x3_e3"], layer(3, supernet_of).ops["ir_3x3_e3"]
         torch.testing.assert_close(stays(x), x + stays.body(x))  # type: ignore[operator,union-attr]
         torch.testing.assert_close(reduces(x), reduces.body(x))  # type: ignore[operator,union-attr]
-        assert torch.equal(layer(2).ops["identity"](x), x)
+        assert torch.equal(layer(2, supernet_of).ops["identity"](x), x)
 
 
-def test_a_dropped_path_passes_the_input_on_in_the_shape_of_the_output() -> None:
+def test_a_dropped_path_passes_the_input_on_in_the_shape_of_the_output(supernet_of: Build) -> None:
     x = torch.randn(2, 8, 5, 5, generator=generator("x"))
     gate = Gate((1,), torch.tensor([[0.0, 1.0]]), torch.tensor([1.0, 0.0]))
     with torch.no_grad():
-        y, kept = layer(3)(x, gate), layer(3)(x, Gate((1,)))
+        y, kept = layer(3, supernet_of)(x, gate), layer(3, supernet_of)(x, Gate((1,)))
     torch.testing.assert_close(y[1], kept[1])
     torch.testing.assert_close(y[0, :8], F.avg_pool2d(x, 2, ceil_mode=True)[0])
     assert bool((y[0, 8:] == 0).all())
     assert [c.dropped for c in SMALL.choices] == ["input"] * 8
 
 
-def test_parts_of_channels_are_for_layers_that_keep_them() -> None:
-    layer(2).narrow(2)
+def test_parts_of_channels_are_for_layers_that_keep_them(supernet_of: Build) -> None:
+    layer(2, supernet_of).narrow(2)
     with pytest.raises(InputError, match=r"layer3 makes 16 channels of 8: .*keep their channels"):
-        layer(3).narrow(2)
+        layer(3, supernet_of).narrow(2)
 
 
 def test_identities_are_those_that_change_nothing() -> None:
@@ -244,7 +226,7 @@ def moved(architecture: Architecture) -> dict[int, int]:
     return places
 
 
-def test_twins_are_the_same_network() -> None:
+def test_twins_are_the_same_network(worn: Build) -> None:
     rng, tried = generator("twins"), 0
     while tried < 30:
         architecture = SMALL.sample(rng)
@@ -265,9 +247,9 @@ def test_twins_are_the_same_network() -> None:
             torch.testing.assert_close(child.train(training)(images()), other.train(training)(images()))
 
 
-def test_a_supernet_scores_twins_otherwise() -> None:
+def test_a_supernet_scores_twins_otherwise(supernet_of: Build) -> None:
     """Every layer has weights of its own, so it matters which spelling stands for the network."""
-    network = supernet().eval()
+    network = supernet_of(SMALL, SPEC).eval()
     with torch.no_grad():
         one, other = (network(images(), SMALL.gates(SMALL.parse(code))) for code in ("00020000", "00002000"))
     assert not torch.allclose(one, other, atol=1e-3)

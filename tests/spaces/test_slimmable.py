@@ -1,10 +1,11 @@
 """Slimmable networks: the whole ones are the published networks, a child taken out equals its path."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import mobilenet_v2
@@ -17,6 +18,7 @@ from nastricks.rng import forked_rng, generator
 from nastricks.spaces import Architecture, Gate, Network, Slimmable, SlimStage
 from nastricks.spaces.elastic_layers import ElasticBatchNorm2d, ElasticConv2d, ElasticDepthwise, ElasticLinear
 
+Build = Callable[..., Network]
 ELASTIC = (ElasticBatchNorm2d, ElasticConv2d, ElasticDepthwise, ElasticLinear)
 SPEC = ImageSpec(3, 8, 10)
 SPACES = {
@@ -31,22 +33,6 @@ SPACES = {
     ),
 }
 in_every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
-
-
-def supernet(space: Slimmable) -> Network:
-    """With random statistics and affine parameters, as after training."""
-    rng = generator("statistics")
-    with forked_rng("supernet"), torch.no_grad():
-        network = space.supernet(SPEC)
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                assert module.running_mean is not None
-                assert module.running_var is not None
-                module.running_mean.normal_(generator=rng)
-                module.running_var.uniform_(0.5, 2.0, generator=rng)
-                module.weight.uniform_(0.5, 1.5, generator=rng)
-                module.bias.normal_(generator=rng)
-    return network
 
 
 def images() -> Tensor:
@@ -96,10 +82,10 @@ def test_the_whole_mobilenet_v2_computes_what_torchvisions_does() -> None:
         torch.testing.assert_close(child(x), published(x))
 
 
-def test_a_resnet_by_hand() -> None:
+def test_a_resnet_by_hand(supernet_of: Build) -> None:
     """One block of each kind, in eval mode."""
     space = SPACES["resnet"]
-    network = space.extract(supernet(space).eval(), SPEC, space.parse("2" * len(space.choices)))
+    network = space.extract(supernet_of(space, SPEC).eval(), SPEC, space.parse("2" * len(space.choices)))
     state = network.state_dict()
 
     def normed(x: Tensor, name: str) -> Tensor:
@@ -126,8 +112,8 @@ def test_a_resnet_by_hand() -> None:
 
 @in_every_space
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_a_child_taken_out_equals_its_path(space: Slimmable, training: bool) -> None:
-    network, seen = supernet(space).train(training), []
+def test_a_child_taken_out_equals_its_path(space: Slimmable, training: bool, supernet_of: Build) -> None:
+    network, seen = supernet_of(space, SPEC).train(training), []
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with torch.no_grad():
         for architecture in sampled(space, 16):
@@ -175,9 +161,9 @@ def test_layers_that_are_added_share_a_width() -> None:
     ]
 
 
-def test_prefixes_are_shared_and_calibrated() -> None:
+def test_prefixes_are_shared_and_calibrated(supernet_of: Build) -> None:
     space, rng = SPACES["resnet"], generator("batches")
-    network = supernet(space)
+    network = supernet_of(space, SPEC)
     scoring, calibration = (
         [Batch(torch.randn(8, 3, 8, 8, generator=rng), torch.randint(10, (8,), generator=rng))] for _ in range(2)
     )
@@ -189,14 +175,14 @@ def test_prefixes_are_shared_and_calibrated() -> None:
     assert len({round(score.loss, 4) for score in shared.values()}) > 4
 
 
-def test_policies_and_gates() -> None:
+def test_policies_and_gates(supernet_of: Build) -> None:
     space = SPACES["resnet"]
     Sandwich(space).check()
     with pytest.raises(InputError, match="policy Softmax weighs options, and stage1_width of slimmable is a size"):
         Softmax(space).check()
     gates = {**space.gates(space.parse("22222")), "stage2_width": Gate((0, 1))}
     with pytest.raises(InputError, match="stage2_width is a size"):
-        supernet(space)(images(), gates)
+        supernet_of(space, SPEC)(images(), gates)
 
 
 def test_notation() -> None:

@@ -10,17 +10,18 @@ class PrefixSharing(Sharing):
     """The stem and the first `blocks` blocks are shared, what follows is each child's own.
 
     A block is a segment of the network that reads a choice; what stands between two blocks belongs to the earlier one.
-    With all blocks and the classifier shared this is the plain supernet.
+    With all blocks shared this is the plain supernet.
 
     Args:
         blocks: k, at least 0.
-        share_classifier: Whether the classifier, the last segment, is shared whatever k is.
+        share_classifier: Whether the classifier, the last segment, is always shared (True), or never (False); None
+            shares it where all blocks are.
 
     Raises:
         InputError: `blocks` is below 0 or beyond the depth.
     """
 
-    def __init__(self, blocks: int, share_classifier: bool = False) -> None:
+    def __init__(self, blocks: int, share_classifier: bool | None = None) -> None:
         if blocks < 0:
             raise InputError(f"sharing.blocks is {blocks}: expected at least 0")
         self.blocks, self.share_classifier = blocks, share_classifier
@@ -58,4 +59,5 @@ class PrefixSharing(Sharing):
             )
         last = list(network.segments)[-1]
         shared = [name for name in shared if name != last]
-        return [*shared, last] if self.share_classifier else shared
+        together = self.blocks == passed if self.share_classifier is None else self.share_classifier
+        return [*shared, last] if together else shared

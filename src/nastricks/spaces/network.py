@@ -198,6 +198,8 @@ class Network(nn.Module):
         self.auxiliary = None if auxiliary is None else auxiliary[0]
         self.auxiliary_reads = None if auxiliary is None else auxiliary[1]
         self.allowed = {name: tuple(options) for name, options in allowed.items()}
+        made = all(len(options) == 1 for options in self.allowed.values())
+        self._only_gates = {name: Gate(active=options) for name, options in self.allowed.items()} if made else None
 
     def forward(self, images: Any, gates: Gates | None = None, first: int = 0) -> Tensor:
         """images (N, C, H, W) -> logits (N, classes). `gates` may be left out where every choice is made.
@@ -250,6 +252,6 @@ class Network(nn.Module):
 
     def only_gates(self) -> Gates:
         """The gates of a network with one option a choice."""
-        if any(len(options) != 1 for options in self.allowed.values()):
+        if self._only_gates is None:
             raise ValueError("this network still has choices: pass gates")
-        return {name: Gate(active=options) for name, options in self.allowed.items()}
+        return self._only_gates
