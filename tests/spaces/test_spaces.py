@@ -15,7 +15,9 @@ from nastricks.errors import InputError
 from nastricks.ranking.tables import load_table
 from nastricks.rng import forked_rng, generator
 from nastricks.spaces import Architecture, Network, Space, Tiny64, WeightSharing64
+from nastricks.spaces.hollow import hollow
 
+SPEC = ImageSpec(1, 8, 10)
 SPACES: dict[str, tuple[Space, ImageSpec]] = {
     "tiny64": (Tiny64(channels=4), ImageSpec(1, 8, 10)),
     "weight_sharing_64": (WeightSharing64(channels=4, cells=2, stem_channels=6), ImageSpec(3, 8, 10)),
@@ -301,3 +303,17 @@ def test_canonical_networks_of_tiny64_are_the_same_network() -> None:
         for training in (True, False):
             torch.testing.assert_close(child.train(training)(images), other.train(training)(images), atol=1e-6, rtol=0)
     assert moved == 12
+
+
+def test_hollow_networks_have_the_shapes_of_real_ones_and_no_values() -> None:
+    space = Tiny64(channels=4)
+    with hollow():
+        network = space.supernet(SPEC)
+    real = space.supernet(SPEC)
+    assert {name: t.shape for name, t in network.state_dict().items()} == {
+        name: t.shape for name, t in real.state_dict().items()
+    }
+    assert {t.device.type for t in network.state_dict().values()} == {"meta"}
+    norms = [module for module in real.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(bool((norm.weight == 1).all()) for norm in norms)  # outside the block layers are initialised as ever
+    assert all(bool(p.abs().sum() > 0) for name, p in real.named_parameters() if p.dim() > 1)

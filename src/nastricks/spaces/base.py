@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nastricks.data.batch import ImageSpec
 from nastricks.errors import InputError
 from nastricks.spaces.choices import Allowed, Architecture, Choice
+from nastricks.spaces.hollow import hollow
 from nastricks.spaces.network import Gate, Gates, Network
 
 LISTED = 100_000  # architectures at most that are listed one by one
@@ -72,7 +73,7 @@ class Space(ABC):
         Raises:
             InputError: no architecture of this space, or the network does not hold it.
         """
-        with torch.device("meta"):  # its own weights would be drawn for nothing
+        with hollow():  # its own weights would be drawn for nothing
             child = self.child(spec, architecture)
         weights = child.weights_from(network.state_dict())
         child.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
@@ -232,7 +233,7 @@ class Space(ABC):
 
     def cost(self, architecture: Architecture, spec: ImageSpec) -> Cost:
         """Parameters and FLOPs of the child (`torch.utils.flop_counter`: convolutions and matrix products)."""
-        with torch.device("meta"):
+        with hollow():
             child = self.child(spec, architecture).eval()
             image = torch.empty(1, spec.channels, spec.size, spec.size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():

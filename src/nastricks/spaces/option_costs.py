@@ -19,6 +19,7 @@ from nastricks.data.batch import ImageSpec
 from nastricks.errors import InputError
 from nastricks.spaces.base import Space
 from nastricks.spaces.choices import Allowed, Architecture
+from nastricks.spaces.hollow import hollow
 from nastricks.spaces.network import Gate, GatedOps, Network
 
 OpHook = Callable[[GatedOps, int, nn.Module, Tensor], None]
@@ -68,7 +69,7 @@ def option_costs(space: Space, spec: ImageSpec) -> dict[str, OptionCosts]:
     Raises:
         InputError: a choice of the space is more than which operations run, so that costs do not add up.
     """
-    with torch.device("meta"):
+    with hollow():
         network = space.supernet(spec).eval()
         image = torch.empty(1, spec.channels, spec.size, spec.size)
     flops = {c.name: [0.0] * len(c.options) for c in space.choices}
