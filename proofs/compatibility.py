@@ -45,8 +45,10 @@ class Found:
 
 
 def algorithms() -> dict[str, str]:
-    """Name -> file of every algorithm, of `spos` under a sharing, and of the child of tiny64; what has a recipe needs no
-    stages of its name."""
+    """Name -> file of every algorithm, of `spos` with other sharings, and of the child of tiny64.
+
+    What has a recipe needs no stages of its name.
+    """
     found = {path.stem: path for path in sorted((ROOT / "recipes/algorithms").glob("*.yaml"))}
     found |= {name: path for name, path in staged_algorithms(ROOT / "recipes/stages").items() if name not in found}
     found |= {f"spos, {name}": ROOT / f"recipes/sharing/{name}.yaml" for name in SHARINGS}
@@ -169,9 +171,9 @@ def page(found: Mapping[Pair, Found]) -> str:
     lines = [
         "# Which tricks work with which algorithms",
         "",
-        "Made by `make compatibility`: every trick on top of every algorithm's recipe, and of `spos` with each sharing but",
-        "few-shot, which has stages; on digits and the space at the recipe's head (`tiny64` for most), eight steps, once",
-        f"straight, once killed before step 5 and resumed from step 3. {_staged(names)}",
+        "Made by `make compatibility`: every trick on top of every algorithm's recipe, and of `spos` with other",
+        "sharings, on digits and the space at the recipe's head (`tiny64` for most), eight steps, once straight, once",
+        f"killed before step 5 and resumed from step 3. {_staged(names)}",
         "",
         f"- {WORKS} acts, and the resumed run equals the straight one bit for bit (weights, buffers, policy, optimizer",
         f"  states, metrics): {works} pairs.",
