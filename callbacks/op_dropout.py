@@ -1,7 +1,8 @@
 """Dropout on operations that have no weights of their own, so that they do not win by being easy to train.
 
 P-DARTS (Chen et al. 2019, section 3.3): dropout behind each skip connection, decayed while the search goes on; the
-released code drops elements, and multiplies the rate by exp(-0.2) an epoch.
+released code drops elements, and multiplies the rate by exp(-0.2) an epoch once alpha learns. Before that the rate
+falls along a line, and then starts again.
 """
 
 import math
@@ -22,9 +23,14 @@ if TYPE_CHECKING:
 Target = Literal["skips", "parameter_free"]
 
 
-def dropout_rate(probability: float, decay: float, progress: float) -> float:
-    """probability * exp(-decay * progress), progress in [0, 1] being the part of the run that is done."""
-    return probability * math.exp(-decay * progress)
+def dropout_rate(probability: float, decay: float, progress: float, restart: float = 0.0) -> float:
+    """probability * exp(-decay * part), part in [0, 1] being how much is done of the run from `restart` on.
+
+    Before that probability * (1 - progress), where progress in [0, 1] is the part of the whole run that is done.
+    """
+    if progress < restart:
+        return probability * (1 - progress)
+    return probability * math.exp(-decay * (progress - restart) / (1 - restart))
 
 
 def has_weights(operation: nn.Module) -> bool:
@@ -52,8 +58,10 @@ class OpDropout(Trick):
 
     Args:
         probability: Dropout rate at the start of the run, in [0, 1); the stages of P-DARTS take 0.1, 0.4, 0.7.
-        decay: At least 0: the rate at the end is exp(-decay) times that at the start.
+        decay: At least 0: the rate at the end is exp(-decay) times `probability`.
         target: On skip connections alone, or on every operation without weights.
+        restart: Part of the run up to which the rate falls along a line that would reach 0 at the run's end, before it
+            starts again at `probability`, in [0, 1); P-DARTS takes the part for which alpha is frozen, 0.4.
 
     Raises:
         InputError: a value is out of its range.
@@ -63,7 +71,9 @@ class OpDropout(Trick):
     order = 30
     neutral = {"probability": 0.0}
 
-    def __init__(self, probability: float = 0.1, decay: float = 3.0, target: Target = "skips") -> None:
+    def __init__(
+        self, probability: float = 0.1, decay: float = 3.0, target: Target = "skips", restart: float = 0.0
+    ) -> None:
         super().__init__()
         if not 0 <= probability < 1:
             raise InputError(f"op_dropout.probability is {probability}: expected a number in [0, 1), such as 0.4")
@@ -71,7 +81,9 @@ class OpDropout(Trick):
             raise InputError(f"op_dropout.decay is {decay}: expected at least 0, such as 3")
         if target not in ("skips", "parameter_free"):
             raise InputError(f"op_dropout.target is {target!r}: expected skips or parameter_free")
-        self.probability, self.decay, self.target = probability, decay, target
+        if not 0 <= restart < 1:
+            raise InputError(f"op_dropout.restart is {restart}: expected a number in [0, 1), such as 0.4")
+        self.probability, self.decay, self.target, self.restart = probability, decay, target, restart
         self._rate = 0.0  # of the pass that comes next
         self._dropped = False
 
@@ -91,7 +103,7 @@ class OpDropout(Trick):
 
     def on_gates(self, gates: Gates, at: Moment) -> Gates:
         learning = at.role in ("weights", "policy")
-        self._rate = dropout_rate(self.probability, self.decay, at.progress) if learning else 0.0
+        self._rate = dropout_rate(self.probability, self.decay, at.progress, self.restart) if learning else 0.0
         return gates
 
     # Functions rather than methods: a network that is copied keeps its hooks, and must not copy the trick with them.

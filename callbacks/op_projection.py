@@ -118,7 +118,7 @@ class OpProjection(Trick):
             return missing
         if edges_of_nodes(module.space):
             try:
-                check_edges(module.space, module.policy.allowed, self.edges, self.name)
+                check_edges(module.space, module.policy.derivable, self.edges, self.name)
             except InputError as error:
                 return (
                     str(error)
@@ -143,8 +143,9 @@ class OpProjection(Trick):
     def surgery(self, module: "TrainingModule") -> None:
         """Plan by the options of the start: a resumed run's mask comes later."""
         self._rounds = self._plan(module)
-        allowed = module.policy.allowed
-        self._may_go = [absent_option(choice) in allowed[choice.name] for choice in module.space.choices]
+        # Also where the search does not know `none` (S1, S2, S4 of RobustDARTS) an architecture leaves edges out by it.
+        derivable = module.policy.derivable
+        self._may_go = [absent_option(choice) in derivable[choice.name] for choice in module.space.choices]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module: TrainingModule = pl_module  # type: ignore[assignment]

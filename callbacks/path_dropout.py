@@ -42,16 +42,16 @@ def stays(paths: int, rate: float, rng: torch.Generator) -> list[bool]:
 def thinned(gates: Gates, kept: Mapping[str, Sequence[bool]]) -> dict[str, Gate]:
     """The gates of the choices into one node without the paths that are dropped.
 
-    Where all gates have weights, those that stay are scaled so that the node's sum of weights is what it was; paths
-    without weights are added up as before.
+    Where all gates have weights, those that stay are scaled so that the node's sum of weights, each times its edge's
+    own, is what it was; paths without weights are added up as before.
 
     Args:
         gates: At least those of the choices that `kept` names.
         kept: For each choice, which of its active options stay.
     """
-    weights = [gates[name].weights for name in kept]
     scale: torch.Tensor | None = None
-    if all(w is not None for w in weights):
+    if all(gates[name].weights is not None for name in kept):
+        weights = [gates[name].scaled().weights for name in kept]  # an edge's own weight counts [PC-DARTS]
         pairs = [(w, _places(kept[name])) for name, w in zip(kept, weights, strict=True) if w is not None]
         left = torch.stack([w[places].sum(0) for w, places in pairs]).sum(0)
         scale = torch.stack([w.sum(0) for w, _ in pairs]).sum(0) / left
@@ -69,7 +69,8 @@ def _without(gate: Gate, places: list[int], scale: torch.Tensor | None) -> Gate:
         return replace(gate, active=active, weights=weights)
     # Nothing of this choice runs: another one into the node does. Its input passes with weight 0.
     device = None if gate.weights is None else gate.weights.device
-    return Gate((), None, torch.zeros((), device=device) if gate.bypass is None else gate.bypass)
+    bypass = torch.zeros((), device=device) if gate.bypass is None else gate.bypass
+    return replace(gate, active=(), weights=None, bypass=bypass)
 
 
 def _places(kept: Sequence[bool]) -> list[int]:

@@ -32,7 +32,7 @@ class WeightWarmup(Trick):
         super().__init__()
         if (epochs is None) == (fraction is None):
             raise InputError("trick weight_warmup needs one of epochs and fraction: give epochs: 15, for instance")
-        if epochs is not None and epochs < 0:
+        if epochs is not None and not epochs >= 0:
             raise InputError(f"weight_warmup.epochs is {epochs}: expected at least 0")
         if fraction is not None and not 0 <= fraction < 1:
             raise InputError(f"weight_warmup.fraction is {fraction}: expected a number in [0, 1)")

@@ -57,7 +57,9 @@ def _children(module: SupernetModule, wanted: str) -> list[Architecture]:
     """The children that the network holds, among those that are asked for."""
     network = module.networks[0]
     assert isinstance(network, Network)
-    options = [set(network.allowed[choice.name]) for choice in module.space.choices]
+    # With options that only an architecture takes, such as none in S2.
+    held = module.policy.derivable_of(network.allowed)
+    options = [set(held[choice.name]) for choice in module.space.choices]
     chosen = [
         child
         for child in picked(module.space, wanted, seed=0)

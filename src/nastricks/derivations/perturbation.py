@@ -46,11 +46,12 @@ def without_option(draw: Draw, choice: Choice, option: int) -> Draw:
 
 
 def without_edges(draw: Draw, edges: Sequence[Choice]) -> Draw:
-    """Gates in which some edges are absent."""
+    """Gates in which some edges are absent; what passes beside an edge's operations keeps the edge's weight."""
 
     def masked(at: Moment) -> Gates:
-        absent = {edge.name: absent_option(edge) for edge in edges}
-        return {**draw(at), **{name: Gate((index,)) for name, index in absent.items() if index is not None}}
+        absent, gates = {edge.name: absent_option(edge) for edge in edges}, draw(at)
+        gone = {name: Gate((i,), scale=gates[name].scale) for name, i in absent.items() if i is not None}
+        return {**gates, **gone}
 
     return masked
 

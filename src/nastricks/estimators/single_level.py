@@ -2,7 +2,9 @@
 
 from typing import ClassVar
 
+from nastricks.errors import InputError
 from nastricks.estimators.base import Estimator, Order, Step
+from nastricks.moment import Moment
 from nastricks.policies import Policy
 
 
@@ -14,6 +16,9 @@ class SingleLevel(Estimator):
     Args:
         policy: The policy to update.
         every: Update in every this many training steps, at least 1.
+
+    Raises:
+        InputError: the gates of the weights' pass have no weights, so that alpha would learn nothing from it.
     """
 
     order: Order = "joined"
@@ -21,6 +26,12 @@ class SingleLevel(Estimator):
 
     def __init__(self, policy: Policy, every: int = 1) -> None:
         super().__init__(policy, every)
+        gates = policy.propose(Moment(role="weights", seed=0))[0]
+        if all(gate.weights is None for gate in gates.values()):
+            raise InputError(
+                f"SingleLevel teaches by the weights' own pass, in which {type(policy).__name__} runs one path without "
+                "weights, so that alpha would learn nothing: use FirstOrder"
+            )
 
     def update(self, step: Step) -> None:
         """The gradients are there already."""

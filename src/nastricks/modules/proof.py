@@ -266,10 +266,13 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
 
 
 def dense_gates(space: Space, gates: Gates, samples: int) -> Tensor:
-    """Gates as one vector: the weight of each option, and of the bypass, for each sample; 0 where it does not run."""
+    """Gates as one vector: the weight of each option, and of the bypass, for each sample; 0 where it does not run.
+
+    Where the cells that share a choice differ, those of the first.
+    """
     rows = []
     for choice in space.choices:
-        gate = gates[choice.name].scaled()
+        gate = gates[choice.name].at(0).scaled()
         table = torch.zeros(len(choice.options) + 1, samples, dtype=torch.float64)
         for position, index in enumerate(gate.active):
             table[index] = 1.0 if gate.weights is None else gate.weights[position].detach().double().cpu()

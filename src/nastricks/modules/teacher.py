@@ -32,8 +32,8 @@ def teacher_gates(teacher: TrainingModule, architecture: str | None, name: str) 
     """
     space, allowed = teacher.space, teacher.policy.allowed
     if architecture is not None:
-        found = space.parse(architecture)
-        if any(index not in allowed[choice.name] for choice, index in zip(space.choices, found, strict=True)):
+        found, held = space.parse(architecture), teacher.policy.derivable
+        if any(index not in held[choice.name] for choice, index in zip(space.choices, found, strict=True)):
             raise InputError(f"the teacher {name} does not hold {architecture}: name one of its options")
         return space.gates(found)
     if any(choice.kind != "nested" and len(allowed[choice.name]) > 1 for choice in space.choices):

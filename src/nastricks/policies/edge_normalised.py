@@ -82,6 +82,10 @@ class EdgeNormalised(Policy):
         super().restrict(choice, options)
         self.operations.restrict(choice, options)
 
+    def allow(self, choice: str, options: Sequence[int]) -> None:
+        super().allow(choice, options)
+        self.operations.allow(choice, options)
+
     def settle(self, choice: str, option: int) -> None:
         super().settle(choice, option)
         self.operations.settle(choice, option)

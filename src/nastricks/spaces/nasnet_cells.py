@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from nastricks.spaces.choices import Allowed, Choice
 from nastricks.spaces.nasnet_operations import operation, pointwise
-from nastricks.spaces.network import Gate, GatedOps, Gates, Segment, per_sample
+from nastricks.spaces.network import Gate, GatedOps, Gates, Placed, Segment, per_sample
 from nastricks.spaces.primitives import conv_bn
 
 INPUTS = 2  # nodes 0 and 1 of a cell are the outputs of the cells k - 2 and k - 1
@@ -112,7 +112,7 @@ class Side(nn.Module):
         return weighted_sum(gate, outputs)
 
 
-class Block(nn.Module):
+class Block(Placed):
     """Two sides, added, or concatenated and brought back to C channels by a 1x1 convolution and batch norm."""
 
     def __init__(self, choices: Sequence[Choice], channels: int, halves: bool, allowed: Allowed, affine: bool) -> None:
@@ -120,13 +120,13 @@ class Block(nn.Module):
         input1, input2, op1, op2, combine = choices
         self.side1 = Side(input1, op1, channels, halves, allowed, affine)
         self.side2 = Side(input2, op2, channels, halves, allowed, affine)
-        self.combine_name = combine.name
+        self.choice_name = combine.name
         concatenates = CONCAT in allowed[combine.name]
         self.concat = conv_bn(2 * channels, channels, 1, affine=affine) if concatenates else None
 
     def forward(self, nodes: Mapping[int, Tensor], gates: Gates) -> Tensor:
         """Nodes (N, C, H, W) -> (N, C, H', W')."""
-        gate = gates[self.combine_name]
+        gate = gates[self.choice_name].at(self.place)
         left, right = self.side1(nodes, gates), self.side2(nodes, gates)
         outputs = [left + right if index == ADD else self._concatenated(left, right) for index in gate.active]
         if gate.bypass is None:

@@ -7,7 +7,7 @@ With every option allowed it is the supernet, with one option a choice a child, 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,12 +27,25 @@ class Gate:
     an active option (A,), or one an option and sample (A, N). `bypass`: weight of the choice's own input beside its
     options, scalar or (N,) [stochastic depth where no shortcut exists, the auxiliary skip of DARTS-]. `scale`: weight
     () of all that the choice gives out, channels that pass beside its options too [PC-DARTS, equation 3].
+
+    Where a choice stands in P places of a network (cells that share an architecture), weights a sample may differ from
+    place to place: (A, N, P), and the bypass (N, P) [drop path].
     """
 
     active: tuple[int, ...]
     weights: Tensor | None = None
     bypass: Tensor | None = None
     scale: Tensor | None = None
+
+    def at(self, place: int) -> "Gate":
+        """The gate of one of the places in which its choice stands."""
+        apart = self.weights is not None and self.weights.dim() == 3
+        passes_apart = self.bypass is not None and self.bypass.dim() == 2
+        if not (apart or passes_apart):
+            return self
+        weights = self.weights[..., place] if self.weights is not None and apart else self.weights
+        bypass = self.bypass[..., place] if self.bypass is not None and passes_apart else self.bypass
+        return replace(self, weights=weights, bypass=bypass)
 
     def scaled(self) -> "Gate":
         """The gate with its scale in the weights and in the bypass."""
@@ -74,7 +87,14 @@ def interleaved(parts: Sequence[Tensor]) -> Tensor:
     return torch.stack([part.permute(0, 2, 3, 1) for part in parts], dim=-1).flatten(-2).permute(0, 3, 1, 2)
 
 
-class GatedOps(nn.Module):
+class Placed(nn.Module):
+    """One of the places in which a choice stands in a network, counted from 0 by the network that holds it."""
+
+    choice_name: str
+    place: int = 0
+
+
+class GatedOps(Placed):
     """The operations of one parallel choice; only the active ones run.
 
     Args:
@@ -128,6 +148,7 @@ class GatedOps(nn.Module):
 
     def forward(self, x: Tensor, gate: Gate) -> Tensor:
         """x (N, C, H, W) -> the gated sum of the active options' outputs, plus the bypass where there is one."""
+        gate = gate.at(self.place)
         if self.parts == 1:
             return self._sum(x, gate.scaled())
         own = self.channels // self.parts
@@ -200,6 +221,11 @@ class Network(nn.Module):
         self.allowed = {name: tuple(options) for name, options in allowed.items()}
         made = all(len(options) == 1 for options in self.allowed.values())
         self._only_gates = {name: Gate(active=options) for name, options in self.allowed.items()} if made else None
+        self.places: dict[str, int] = {}  # in how many each choice stands
+        for module in self.modules():
+            if isinstance(module, Placed):
+                module.place = self.places.get(module.choice_name, 0)
+                self.places[module.choice_name] = module.place + 1
 
     def forward(self, images: Any, gates: Gates | None = None, first: int = 0) -> Tensor:
         """images (N, C, H, W) -> logits (N, classes). `gates` may be left out where every choice is made.
