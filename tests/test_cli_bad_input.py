@@ -34,7 +34,14 @@ SPOS = [*SPACE, *DATA, "-c", "recipes/algorithms/spos.yaml", *SET]
 DARTS = [*SPACE, *DATA, "-c", "recipes/algorithms/darts.yaml", *SET]
 SIZES = ["-c", "recipes/spaces/elastic.yaml", *DATA, "-c", "recipes/algorithms/spos.yaml", *SET]
 CHILD = [*SPACE, *DATA, "-c", "recipes/child/tiny64.yaml", *SET]
-ONE_LEVEL, GDAS = ([*SPACE, *DATA, "-c", f"recipes/algorithms/{name}.yaml", *SET] for name in ("single_level", "gdas"))
+ONE_LEVEL, GDAS, SNAS, FAIR, SECOND = (
+    [*SPACE, *DATA, "-c", f"recipes/algorithms/{name}.yaml", *SET]
+    for name in ("single_level", "gdas", "snas", "fairdarts", "darts_second_order")
+)
+CELLS = ["-c", "recipes/spaces/darts.yaml", *DATA, "-c", "recipes/algorithms/published/darts.yaml", *SET]
+CELLS += ["--space.init_args.channels=4", "--space.init_args.cells=3"]
+POLICY, ESTIMATOR = "--model.init_args.policy=nastricks.policies", "--model.init_args.estimator=nastricks.estimators"
+LEARNS = [f"{ESTIMATOR}.FirstOrder", "--model.init_args.policy_optimizer={class_path: torch.optim.Adam}"]
 TEMPERATURE = "--model.init_args.policy.init_args.temperature.init_args"
 S4 = ["-c", "recipes/spaces/darts_s4.yaml"]
 
@@ -104,6 +111,34 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
         ([*GDAS, f"{TEMPERATURE}.end=0"], ["temperature.end is 0.0", "above 0"]),
         ([*DARTS, "--model.init_args.policy=nastricks.policies.EdgeNormalised"], ["no node of tiny64 has several"]),
         ([*S4, *DARTS[2:], "--model.init_args.policy=nastricks.policies.GroupedSoftmax"], ["has one of each"]),
+        # A policy, an estimator and a derivation that do not go together.
+        ([*SIZES, f"{POLICY}.Softmax", *LEARNS], ["policy Softmax weighs options", "is a size"]),
+        ([*ONE_LEVEL, f"{POLICY}.BinaryGates"], ["BinaryGates runs one path without weights", "use FirstOrder"]),
+        ([*DARTS, f"{ESTIMATOR}.Reinforce"], ["Reinforce learns from drawn architectures", "Softmax draws none"]),
+        ([*DARTS, f"{POLICY}.Sigmoid", f"{ESTIMATOR}.GumbelRelax"], ["those of Sigmoid are no probabilities"]),
+        ([*SPOS, f"{ESTIMATOR}.FirstOrder"], ["FirstOrder has nothing to update", "UniformPath"]),
+        ([*SECOND, "--model.init_args.optimizer=torch.optim.Adam"], ["model.optimizer is Adam", "use torch.optim.SGD"]),
+        ([*DARTS, "--model.init_args.derivation=nastricks.derivations.BestEdges"], ["tiny64 has none", "use Argmax"]),
+        ([*CELLS, "--model.init_args.derivation.init_args.none=kept"], ["fewer than the 2 inputs", "'left out'"]),
+        ([*CELLS, "--model.init_args.derivation.init_args.edges=1"], ["derivation.edges is 1", "at least 2 inputs"]),
+        ([*CELLS, "--model.init_args.derivation.init_args.edges=3"], ["derivation.edges is 3", "at most 2 inputs"]),
+        # Thresholds and temperatures.
+        ([*FAIR, "--model.init_args.derivation.init_args.threshold=1"], ["derivation.threshold is 1.0", "(0, 1)"]),
+        ([*FAIR, "--model.init_args.derivation.init_args.threshold=0"], ["derivation.threshold is 0.0", "(0, 1)"]),
+        ([*FAIR, "--model.init_args.derivation.init_args.threshold=.nan"], ["derivation.threshold is nan"]),
+        ([*DARTS, "--tricks.op_pruning={rule: threshold, threshold: 1.5}"], ["op_pruning.threshold is 1.5", "(0, 1)"]),
+        ([*GDAS, f"{TEMPERATURE}.start=-1"], ["temperature.start is -1.0", "above 0"]),
+        ([*SNAS, f"{TEMPERATURE}.floor=0"], ["temperature.floor is 0.0", "above 0"]),
+        ([*DARTS, "--model.init_args.gradient_clip_val=.nan"], ["gradient_clip_val is nan", "above 0"]),
+        ([*DARTS, "--model.init_args.schedule.init_args.eta_min=.nan"], ["eta_min is nan", "at least 0"]),
+        ([*DARTS, "--tricks.weight_warmup.epochs=.nan"], ["weight_warmup.epochs is nan", "at least 0"]),
+        # What the tricks of the family cannot do.
+        ([*DARTS, "--tricks.op_dropout.restart=1"], ["op_dropout.restart is 1.0", "[0, 1)"]),
+        ([*DARTS, "--tricks.partial_channels.parts=3"], ["16 channels", "choose a divisor"]),
+        ([*DARTS, "--tricks.early_stop_hessian.factor=1"], ["early_stop_hessian.factor is 1.0", "above 1"]),
+        ([*DARTS, "--tricks.early_stop_hessian", "{}"], ["may stop after epoch 16", "the run has 1"]),
+        ([*DARTS, "--tricks.arch_perturbation.kind=worst"], ["worst"]),
+        ([*DARTS, "--tricks.op_projection", "{}"], ["the run has 1", "set trainer.max_epochs to 12"]),
         ([*SPOS, "--space.init_args.channels", "0"], ["space.channels is 0"]),
         ([*SPOS, "--data.init_args.fraction", "2"], ["fraction 2"]),
         ([*SPOS, "--data.init_args.train_size", "5000"], ["5000"]),
@@ -413,14 +448,29 @@ def test_a_full_disk_is_one_sentence_and_exit_code_1(refused: Refused, monkeypat
     assert "run/config.yaml" in sentence
 
 
+def test_a_latency_table_that_lacks_a_block(refused: Refused) -> None:
+    options = ("max_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "identity")
+    rows = [f"layer{layer},{option},0.1" for layer in (1, 2) for option in options]
+    Path("latency.csv").write_text("\n".join(["choice,option,milliseconds", "base,,0.5", *rows]) + "\n")
+    latency = ["--tricks.resource_penalty.cost=latency", "--tricks.resource_penalty.latency=latency.csv"]
+    sentence = refused("fit", *DARTS, *latency, "--out", "run")
+    assert "lacks layer3 max_pool_3x3 (rows are missing for 1 of 4 blocks)" in sentence
+    assert not Path("run/checkpoints").exists()
+
+
 def test_stages_that_cannot_be(refused: Refused) -> None:
     stage = {"stack": ABLATION["stack"], "set": SMALL}
+    search = {"stack": [*ABLATION["stack"][:2], "recipes/algorithms/darts.yaml"], "set": SMALL}
     for content, word in (
         ({}, "has no stages"),
         ({"stages": {"a": {"set": SMALL}}}, "lacks a stack"),
         ({"stages": {"a": {**stage, "architecture": "x"}}}, "architecture_of"),
         ({"stages": {"a": {**stage, "weights_of": "b"}, "b": stage}}, "no earlier stage"),
         ({"stages": {"a": stage}, "seed": 3}, "'seed'"),
+        (
+            {"stages": {"a": search, "b": {**search, "options_of": "a", "keep": 4}}},
+            "stage b of stages: keep is 4, and no choice of stage a has more than 4 options",
+        ),
     ):
         Path("stages.yaml").write_text(json.dumps(content))
         assert word in refused("run", "stages.yaml", "--out", "out")

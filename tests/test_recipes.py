@@ -97,9 +97,11 @@ SMALLER = {  # what is made for larger images or networks, or acts between epoch
     "child/darts": DARTS_CELLS,
     "child/darts_cifar10": {**DARTS_CELLS, "tricks.cutout.length": 4},
     **{f"algorithms/{name}": TWO_EPOCHS for name in ("darts_plus", "goldnas", "cpnas")},
-    **{
-        f"algorithms/published/{name}": {"tricks.weight_warmup.epochs": 0.5}
-        for name in ("pcdarts", "fbnet", "proxylessnas")
+    **{f"algorithms/published/{name}": {"tricks.weight_warmup.epochs": 0.5} for name in ("pcdarts", "fbnet")},
+    # Of two steps the second is warm: alpha learns there, not only at every fifth.
+    "algorithms/published/proxylessnas": {
+        "tricks.weight_warmup.epochs": 0.5,
+        "model.init_args.estimator.init_args.every": 1,
     },
     **{f"algorithms/published/{name}": TWO_EPOCHS for name in ("darts_plus", "cpnas", "goldnas")},
     "algorithms/ofa": {**TWO_EPOCHS, "tricks.progressive_shrinking.starts": "[0.0,0.5,0.5,0.5,0.5]"},

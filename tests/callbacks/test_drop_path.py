@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from nastricks.callbacks.drop_path import DropPath, drop_gate
+from nastricks.callbacks.drop_path import DropPath, drop_gate, places_of
+from nastricks.data import ImageSpec
 from nastricks.errors import InputError
 from nastricks.moment import Moment
-from nastricks.spaces import Choice, Gate, Gates, Option
+from nastricks.spaces import DARTS, Choice, Gate, GatedOps, Gates, NASNet, Option, Space, Tiny64
+from nastricks.spaces.network import Placed
 
 PATHS = (Option("a"), Option("b"), Option("skip", identity=True, learns=False))
 BESIDE = Choice("node", PATHS, dropped="zero")
@@ -88,6 +91,77 @@ def test_a_bypass_that_is_there_already_is_added_to() -> None:
     assert gate.weights.tolist() == [[1.0, 0.0]]
 
 
+@pytest.mark.parametrize("choice", [BESIDE, ALONE])
+def test_the_weight_of_an_edge_stays(choice: Choice) -> None:
+    share = torch.tensor(0.3)
+    assert dropped(0.4, choice, Gate((0, 1), torch.tensor([0.3, 0.7]), scale=share)).scale is share
+
+
+# Cells that share an architecture.
+
+
+@pytest.mark.parametrize("choice", [BESIDE, ALONE])
+def test_places_are_drawn_apart(choice: Choice) -> None:
+    trick = DropPath(0.4)
+    trick._choices, trick._places = {choice.name: choice}, {choice.name: 3}
+    gates: Gates = {choice.name: Gate((0, 2), torch.tensor([0.3, 0.7]), torch.rand(SAMPLES))}
+    gate = trick.on_gates(gates, END)[choice.name]
+    assert gate.weights is not None
+    assert gate.weights.shape == (2, SAMPLES, 3)
+    kept = (gate.weights[0] > 0).double()
+    for place in range(3):
+        assert within_3_standard_errors(kept[:, place], 0.6)
+    assert within_3_standard_errors(kept[:, 0] * kept[:, 1] * kept[:, 2], 0.6**3)
+    torch.testing.assert_close(gate.weights[1], torch.full((SAMPLES, 3), 0.7))
+    alone = gate.at(1)
+    assert alone.weights is not None
+    assert torch.equal(alone.weights, gate.weights[..., 1])
+    assert (gate.bypass is gates[choice.name].bypass) == (choice is BESIDE)
+    if choice is ALONE:
+        assert alone.bypass is not None
+        torch.testing.assert_close(alone.weights.sum(0) + alone.bypass, 1 + gates[choice.name].bypass)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("space", "normal"),
+    [
+        (DARTS(channels=4, cells=5), {"normal_2_0": 3, "reduce_2_0": 2}),
+        (NASNet(blocks=1, channels=4, stem_channels=4, cells=2, reductions=1), {"normal_block0_combine": 4}),
+        (Tiny64(channels=4), {"layer1": 1}),
+    ],
+    ids=["darts", "nasnet", "tiny64"],
+)
+def test_a_network_counts_the_places_of_a_choice(space: Space, normal: dict[str, int]) -> None:
+    network = space.supernet(ImageSpec(1, 8, 10))
+    found = places_of(nn.ModuleList([network]))
+    assert {name: found[name] for name in normal} == normal
+    own = [m.place for m in network.modules() if isinstance(m, Placed) and m.choice_name == next(iter(normal))]
+    assert own == list(range(len(own)))
+
+
+def test_cells_that_share_an_architecture_drop_apart() -> None:
+    """What each cell's edge gives out is zero for other samples than in the next cell."""
+    space = DARTS(channels=4, cells=5)
+    spec = ImageSpec(1, 8, 10)
+    network, gates = space.supernet(spec).train(), space.gates(next(iter(space.architectures())))
+    name = next(n for n, g in gates.items() if n.startswith("normal") and g.active[0])
+    gates = {**gates, name: Gate((4,))}  # a separable convolution
+    trick = DropPath(0.5)
+    trick._choices, trick._places = {c.name: c for c in space.choices}, places_of(nn.ModuleList([network]))
+    at = END.at(samples=64)
+    outputs: list[Tensor] = []
+    for module in network.modules():
+        if isinstance(module, GatedOps) and module.choice_name == name:
+            module.register_forward_hook(lambda m, inputs, output: outputs.append(output.detach()))
+    with torch.no_grad():
+        network(torch.randn(64, 1, 8, 8), trick.on_gates(gates, at))
+    gone = torch.stack([(y == 0).flatten(1).all(1) for y in outputs])
+    assert gone.shape == (3, 64)
+    assert (gone.sum(1) > 10).all()
+    assert (gone.sum(1) < 54).all()
+    assert len({tuple(row) for row in gone.tolist()}) == 3
+
+
 def test_weights_keep_their_gradient() -> None:
     alpha = torch.tensor([0.3, 0.7], requires_grad=True)
     weights = dropped(0.4, BESIDE, Gate((0, 1), alpha)).weights
@@ -121,7 +195,7 @@ def test_what_has_no_stand_in_is_never_dropped() -> None:
 @pytest.mark.parametrize(("choice", "allowed"), [(ALONE, (2,)), (FIXED, (0, 1))])
 def test_a_network_without_a_path_to_drop_is_refused(choice: Choice, allowed: tuple[int, ...]) -> None:
     policy = SimpleNamespace(allowed={"layer": allowed})
-    module: Any = SimpleNamespace(space=SimpleNamespace(choices=(choice,)), policy=policy)
+    module: Any = SimpleNamespace(space=SimpleNamespace(choices=(choice,)), policy=policy, networks=nn.ModuleList())
     assert "no identity" in str(DropPath(0.2).refusal(module))
 
 

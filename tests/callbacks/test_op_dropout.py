@@ -36,6 +36,13 @@ def test_the_rate_falls_exponentially() -> None:
     assert dropout_rate(0.4, 0.0, 0.7) == 0.4
 
 
+def test_the_rate_starts_again_where_alpha_begins_to_learn() -> None:
+    """The released code of P-DARTS: 25 epochs, alpha frozen for 10."""
+    for epoch in range(25):
+        expected = 0.7 * (25 - epoch) / 25 if epoch < 10 else 0.7 * math.exp(-0.2 * (epoch - 10))
+        assert dropout_rate(0.7, 3.0, epoch / 25, restart=0.4) == pytest.approx(expected)
+
+
 def test_a_batch_norm_counts_as_no_weights() -> None:
     assert not has_weights(nn.Sequential(nn.MaxPool2d(3), nn.BatchNorm2d(4)))
     assert has_weights(nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1)))
@@ -181,6 +188,7 @@ def test_a_space_without_skips_is_refused_and_its_pools_are_not() -> None:
         ({"probability": 1.0}, r"op_dropout.probability is 1.0: expected a number in \[0, 1\)"),
         ({"probability": -0.1}, r"op_dropout.probability is -0.1"),
         ({"decay": -1.0}, r"op_dropout.decay is -1.0: expected at least 0"),
+        ({"restart": 1.0}, r"op_dropout.restart is 1.0: expected a number in \[0, 1\)"),
         ({"target": "pools"}, r"op_dropout.target is 'pools': expected skips or parameter_free"),
     ],
 )

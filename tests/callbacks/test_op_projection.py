@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from nastricks.callbacks.op_projection import OpProjection, project_choice, project_node, projection_rounds
-from nastricks.derivations import Draw
+from nastricks.derivations import Argmax, Draw, Trained
 from nastricks.errors import InputError
 from nastricks.modules import TrainingModule
 from nastricks.modules.run_folder import load_checkpoint
@@ -20,6 +20,7 @@ from nastricks.ranking.derive import derived
 from nastricks.recipe import resolve
 from nastricks.run import Run, build
 from nastricks.spaces import DARTS, Choice, Gate, Option, Tiny64
+from nastricks.spaces.legality import absent_option, edges_of_nodes
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),
@@ -220,3 +221,44 @@ def test_more_edges_than_a_node_takes_are_refused_before_training() -> None:
     tricks = ["--space.init_args.channels=4", "--tricks.op_projection={edges: null, tune_epochs: 1}"]
     with pytest.raises(InputError, match=r"op_projection.edges is null, .* takes at most 2 inputs: set op_projection"):
         build(resolve(stack, tricks), None, quiet=True).check()
+
+
+@pytest.mark.parametrize("operations", ["s2", "s4"])
+def test_edges_leave_where_the_search_does_not_know_none(operations: str) -> None:
+    """S1, S2 and S4 of RobustDARTS: two edges of each node are left, those that are missed most."""
+    space = DARTS(channels=4, cells=3, operations=operations)  # type: ignore[arg-type]
+    policy = Softmax(space)
+    for choice in space.choices:
+        policy.restrict(choice.name, [2])
+    nodes = edges_of_nodes(space)
+    places = tuple(nodes["normal_node5"])
+    accuracy = worth({(space.choices[place].name, 2): 0.1 * number for number, place in enumerate(places)})
+    may_go = [absent_option(choice) in policy.derivable[choice.name] for choice in space.choices]
+    project_node(policy, places, may_go, 2, accuracy)
+    left = [policy.allowed[space.choices[place].name][0] for place in places]
+    assert left == [0, 0, 0, 2, 2]
+
+
+def test_a_search_space_without_none_is_projected() -> None:
+    stack = ["recipes/spaces/darts_s2.yaml", "recipes/data/digits.yaml", "recipes/algorithms/published/darts.yaml"]
+    small = {
+        "space.init_args.channels": 4,
+        "space.init_args.cells": 3,
+        "data.init_args.train_size": 16,
+        "data.init_args.search_size": 16,
+        "data.init_args.validation_size": 16,
+        "data.init_args.batch_size": 16,
+        "trainer.accelerator": "cpu",
+        "trainer.max_epochs": 3,
+        "tricks.op_projection": "{tune_epochs: 1, at_once: 14}",
+        "model.init_args.derivation": "nastricks.derivations.Argmax",
+    }
+    run = build(resolve(stack, [f"--{key}={value}" for key, value in small.items()]), None, quiet=True)
+    run.fit()
+    space, policy = run.module.space, run.module.policy
+    settled = [policy.allowed[choice.name] for choice in space.choices]
+    assert all(len(options) == 1 for options in settled)
+    for places in edges_of_nodes(space).values():
+        assert sum(settled[place] != (0,) for place in places) == 2
+    found = Argmax().derive(Trained(space, policy, dict))
+    assert found == tuple(options[0] for options in settled)

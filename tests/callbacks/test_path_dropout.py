@@ -108,6 +108,21 @@ def test_the_sum_of_a_nodes_weights_stays() -> None:
     torch.testing.assert_close(gradient, torch.tensor([scale - 0.1 * (2 - 1.25) / 1.25**2, 0.08, 0.08, -0.048]))
 
 
+def test_the_weights_of_edges_count_in_a_nodes_sum_and_stay() -> None:
+    left, right = torch.tensor(0.8), torch.tensor(0.2)
+    gates: Gates = {
+        "left": Gate((0, 1), torch.tensor([0.4, 0.6]), scale=left),
+        "right": Gate((0, 1), torch.tensor([0.5, 0.5]), scale=right),
+    }
+    made = thinned(gates, {"left": [True, False], "right": [True, True]})
+    # Of 0.8 + 0.2 there is left 0.8 * 0.4 + 0.2.
+    torch.testing.assert_close(made["left"].weights, torch.tensor([0.4]) / 0.52)
+    assert made["left"].scale is left
+    lost = thinned(gates, {"left": [False, False], "right": [True, True]})
+    assert lost["left"].scale is left  # what passes beside the operations keeps the edge's weight
+    torch.testing.assert_close(lost["right"].weights, torch.tensor([0.5, 0.5]) / 0.2)
+
+
 def test_per_sample_weights_and_a_bypass_stay_what_they_are() -> None:
     weights = torch.rand(4, 5) + 0.1
     gate = Gate((0, 1, 2, 3), weights, torch.tensor(0.3))

@@ -62,6 +62,17 @@ def test_an_absent_edge_is_the_option_none(nodes: NodesMaker) -> None:
     assert gates["normal_b0"].active == (0, 1, 2, 3)
 
 
+def test_an_absent_edge_keeps_its_weight(nodes: NodesMaker) -> None:
+    """With partial channels the rest of an edge's channels passes on, as it does beside `none`."""
+    space = nodes(None)
+    policy = EdgeNormalised(space, init_std=1.0, seed=3)
+    gates, name = without_edges(proposed(policy), [space.choices[3]])(HERE), space.choices[3].name
+    own, before = gates[name].scale, proposed(policy)(HERE)[name].scale
+    assert own is not None
+    assert before is not None
+    assert torch.equal(own, before)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_the_most_worthy_operations_and_edges_stay(seed: int, nodes: NodesMaker) -> None:
     """Worths add up, so that no order matters, and the result is known."""

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from nastricks.errors import InputError
 from nastricks.estimators import Estimator, FirstOrder, MixedLevel, SecondOrder, SingleLevel
 from nastricks.moment import Moment
-from nastricks.policies import Softmax, UniformPath
-from nastricks.spaces import Tiny64
+from nastricks.policies import BinaryGates, EdgeNormalised, Policy, Softmax, UniformPath
+from nastricks.spaces import Tiny64, WeightSharing64
 
 SPACE = Tiny64(channels=4)
 
@@ -110,6 +110,13 @@ def test_the_order_is_the_one_asked_for(name: str) -> None:
 def test_a_policy_that_learns_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="FirstOrder has nothing to update: UniformPath has no parameters"):
         FirstOrder(UniformPath(SPACE))
+
+
+@pytest.mark.parametrize("policy", [BinaryGates(SPACE), EdgeNormalised(WeightSharing64(), BinaryGates)])
+def test_one_level_of_gates_without_weights_is_refused(policy: Policy) -> None:
+    """The weights' pass of ProxylessNAS runs one drawn path: alpha would have stood still without a word."""
+    with pytest.raises(InputError, match=f"{type(policy).__name__} runs one path without weights.*use FirstOrder"):
+        SingleLevel(policy)
 
 
 @pytest.mark.parametrize("every", [0, -1])

@@ -282,6 +282,8 @@ def test_edge_normalisation_hands_the_mask_on() -> None:
     other = EdgeNormalised(CELL)
     other.load_state_dict(policy.state_dict())
     assert edges(other)["edge02"].active == (1, 3)
+    policy.allow("edge02", [0])
+    assert edges(policy)["edge02"].active == (0, 1, 3)
 
 
 def test_edge_normalisation_needs_nodes_with_several_inputs_and_a_policy_over_alpha() -> None:

@@ -12,13 +12,16 @@ import pytest
 import torch
 
 from nastricks.cli import main
+from nastricks.commands.errors import _children
 from nastricks.errors import InputError
 from nastricks.modules import SupernetModule
+from nastricks.modules.teacher import teacher_gates
 from nastricks.ranking.errors import Errors, errors_of
 from nastricks.ranking.evaluate import score_children
 from nastricks.ranking.gradient_error import compared, gradient_error
 from nastricks.ranking.tables import Table, load_table
-from nastricks.run import Run, load_run
+from nastricks.recipe import resolve
+from nastricks.run import Run, build, load_run
 from nastricks.table_files import locate_table
 
 pytestmark = [
@@ -209,3 +212,15 @@ def test_a_child_is_refused(make: Callable[..., Run], tmp_path: Path, capsys: py
     make("child", out=tmp_path).fit()
     assert main(["errors", str(tmp_path)]) == 2
     assert "its weights are shared with nobody" in capsys.readouterr().err
+
+
+def test_children_of_a_search_without_none_are_found() -> None:
+    """In S2 the supernet does not hold `none`, by which every child leaves edges out all the same."""
+    stack = ["recipes/spaces/darts_s2.yaml", "recipes/data/digits.yaml", "recipes/algorithms/published/darts.yaml"]
+    small = ["--space.init_args.channels=4", "--space.init_args.cells=3"]
+    module = build(resolve(stack, small), None, quiet=True).module
+    assert isinstance(module, SupernetModule)
+    assert len(_children(module, "5")) == 5
+    name = module.space.format(_children(module, "2")[0])
+    gates = teacher_gates(module, name, "earlier")  # a teacher's architecture is held as well
+    assert sum(gate.active == (0,) for gate in gates.values()) == 28 - 16
