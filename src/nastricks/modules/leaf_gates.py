@@ -5,7 +5,7 @@ second passes would each run through the policy's graph, which torch frees after
 are therefore leaves that collect gradients, and are handed through the policy's graph once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -39,8 +39,8 @@ class LeafGates:
         self._pairs.append((tensor, leaf))
         return leaf
 
-    def backward(self) -> None:
-        """Hand what the leaves collected to the policy's parameters."""
+    def backward(self, average: Callable[[Sequence[Tensor]], list[Tensor]]) -> None:
+        """Hand what the leaves collected to the policy's parameters, averaged over ranks by `average`."""
         used = [(tensor, leaf.grad) for tensor, leaf in self._pairs if leaf.grad is not None]
         if used:  # a trick may have replaced all of them
-            torch.autograd.backward([tensor for tensor, _ in used], [gradient for _, gradient in used])
+            torch.autograd.backward([tensor for tensor, _ in used], average([gradient for _, gradient in used]))

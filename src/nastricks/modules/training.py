@@ -211,7 +211,7 @@ class TrainingModule(LoggedModule):
 
         loss = self.points.around_gradients(compute, self, now)()
         if leaves is not None:
-            leaves.backward()
+            leaves.backward(step.average)  # the leaves are no parameters, which DDP would average
         if self.gradient_clip_val is not None:
             torch.nn.utils.clip_grad_norm_(self.networks.parameters(), self.gradient_clip_val)
         # Lightning's wrapper counts the step; the policy's optimizer is stepped without it, so that

@@ -35,6 +35,8 @@ class BinaryGates(Softmax):
         probabilities = [strength.detach() for strength in self.strengths().values()]
         on_host = [p.tolist() for p in torch.split(torch.cat(probabilities).cpu(), [len(p) for p in probabilities])]
         rng = moment.generator(f"binary gates {moment.role}")
+        if moment.role == "policy":
+            self._drawn = {}
         gates: dict[str, Gate] = {}
         for choice, chances in zip(self.space.choices, on_host, strict=True):
             weights = torch.tensor(chances, dtype=torch.float64)
