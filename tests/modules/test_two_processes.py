@@ -24,7 +24,6 @@ CASES: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "bignas": ("elastic", {"tricks.largest_only_regularisation.dropout": 0.0}, 4 * STEPS, 5),
     "tunas": ("tiny64", {}, STEPS + 2 * 4, 3),  # the policy is off in the first step, and has four episodes in others
     "mct_sampling": ("tiny64", {"tricks.weight_warmup": "null"}, STEPS, STEPS),
-    "darts_second_order": ("tiny64", {"model.init_args.estimator.init_args.hessian_vector": "exact"}, 4 * STEPS, 1),
     "single_level": ("tiny64", {"tricks.resource_penalty": "{kind: fixed, weight: 1.0}"}, STEPS, 1),
 }
 # Batch norm and its calibration would see half of the batch; dropout and shifted images are drawn a process.
