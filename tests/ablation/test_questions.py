@@ -153,6 +153,10 @@ def test_a_line_has_a_slope_a_step(tmp_path: Path) -> None:
     answer = compared(tmp_path, values, lines={"groups": line}, x="doublings", decides="groups", pairs=[])
     assert answer.lines[0] == "No: −0.020 (−0.020 to −0.020, n 5)."
     assert "groups: gt_tau changes by −0.020" in answer.lines[1]
+    falling = "it is highest at 1, 0.502 (0.500 to 0.504, n 5), and changes by −0.080 (−0.080 to −0.080, n 5) up to 16"
+    assert falling in answer.lines[1]
+    turned = compared(tmp_path / "2", values, lines={"up": dict(reversed(line.items()))}, decides="up", pairs=[])
+    assert "it is highest at the last, 1: 0.502" in turned.lines[1]
     assert set(answer.figures) == {"lines", "arms"}
     assert list(answer.figures["lines"].data[0].x) == ["1", "2", "4", "8", "16"]
 
@@ -362,6 +366,7 @@ ASKED: dict[str, set[str]] = {
     "sandwich": {"sandwich", "largest_too", "four_paths"},
     "fairness": {"fairnas", "base", "four_paths"},
     "normalisation": {f"{kind}_{size}" for kind in ("ghost", "group") for size in (16, 64, 256)} | {"base"},
+    "normalisation_training": {"group_16", "group_64", "group_256", "base"},
 }
 
 

@@ -72,7 +72,10 @@ class Compare(Question):
                 slopes[name] = self._slope(evidence, list(present.values()))
                 steps = f"{next(iter(present))} to {list(present)[-1]}"
                 told = slopes[name].told(signed=True)
-                said.append(f"{name}: {self.metric} changes by {told} from one value to the next ({self.x} {steps}).")
+                said.append(
+                    f"{name}: {self.metric} changes by {told} from one value to the next ({self.x} {steps}); "
+                    f"{self._turn(evidence, present, found)}."
+                )
         crossed = {
             f"{_named(one)}, beyond {_named(other)}": self._average(evidence, [one], [other])
             for one, other in self.interactions
@@ -110,6 +113,18 @@ class Compare(Question):
         grid = pd.concat([values_of(evidence, arm, self.metric) for arm in arms], axis=1).dropna().to_numpy()
         steps = np.arange(len(arms)) - (len(arms) - 1) / 2
         return over_seeds(grid @ steps / (steps @ steps) if len(grid) else [])
+
+    def _turn(self, evidence: Evidence, line: Mapping[Any, str], found: Mapping[str, Interval]) -> str:
+        """Where a line is at its best, and how far its last value lies from there: a slope alone hides a turn."""
+        most = evidence.metrics.get(self.metric, "max") == "max"
+        best = (max if most else min)(line, key=lambda value: found[line[value]].mean)
+        word, last = "highest" if most else "lowest", next(reversed(line))
+        if best == last:
+            return f"it is {word} at the last, {last}: {found[line[last]].told()}"
+        since = self._average(evidence, [(line[last], line[best])])
+        return (
+            f"it is {word} at {best}, {found[line[best]].told()}, and changes by {since.told(signed=True)} up to {last}"
+        )
 
     def _figures(self, evidence: Evidence, found: Mapping[str, Interval]) -> dict[str, Any]:
         scale = evidence.scale(self.metric)

@@ -149,7 +149,11 @@ def _said(table: pd.DataFrame) -> str:
     ):
         rows = rows.reindex(rows["at equal true rank"].abs().sort_values(ascending=False).index)
         if len(rows):
-            told = [f"{r['feature']} ({number(r['at equal true rank'], signed=True)})" for _, r in rows.iterrows()]
+            told = [
+                f"{r['feature']} "
+                + Interval(r["at equal true rank"], r["its low"], r["its high"], int(r["n"])).told(signed=True)
+                for _, r in rows.iterrows()
+            ]
             parts.append(f"{word} those with more of {', '.join(told)}")
     if not parts:
         return "No taste of the supernet's own is shown: at equal true rank no feature correlates with its error."
