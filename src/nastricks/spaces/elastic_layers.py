@@ -6,7 +6,7 @@ that keeps one size is torch's own (`conv`, `norm`, `linear`): a child has no el
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -171,7 +171,8 @@ def narrowed(name: str, shape: torch.Size, state: Mapping[str, Tensor]) -> Tenso
             "another space or width"
         )
     if tensor.dim() == 4 and tensor.shape[-1] > shape[-1]:
-        layer = name.removesuffix("weight")
-        own = {key.removeprefix(layer): value for key, value in state.items() if key.startswith(f"{layer}kernel_")}
+        layer, sides = name.removesuffix("weight"), range(shape[-1], tensor.shape[-1] + 1, 2)
+        steps = (transform_name(large, small) for small, large in combinations(sides, 2))
+        own = {step: state[layer + step] for step in steps if layer + step in state}
         tensor = narrow_kernel(tensor, shape[-1], own)
     return tensor[tuple(slice(count) for count in shape)]
