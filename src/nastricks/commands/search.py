@@ -23,7 +23,7 @@ def search(arguments: argparse.Namespace) -> int:
     with closing(engine(arguments.workers, arguments.ray)) as runs:
         runs.check()
         claim(config, folder, made.reward.stamp)
-        made.folder = folder
+        made.keep_in(folder)
         made.algorithm.keep_in(folder)
         metrics = _run(made, runs)
     best = made.best_at(made.budget)

@@ -70,14 +70,19 @@ class Search:
             )
         self.truth = self._truth()
         self._children: KeptChildren | None = None
-        if folder is not None and self.reward.keeps:
-            self._children = KeptChildren(folder, self.space, self.reward.stamp)
+        if folder is not None:
+            self.keep_in(folder)
         self._known: dict[Proposal, Measured] = {}
         self.evaluations: list[Evaluation] = []
         self._best: list[Evaluation] = []  # those that were the best so far when they came
         self._seen: set[Proposal] = set()
         self._curve: list[dict[str, float]] = []
         self._updates: list[dict[str, float]] = []
+
+    def keep_in(self, folder: Path) -> None:
+        """Keep trained children and write results there from now on."""
+        self.folder = folder
+        self._children = KeptChildren(folder, self.space, self.reward.stamp) if self.reward.keeps else None
 
     def _weighed(self) -> tuple[CostName | None, Costs | None, Constraints | None]:
         """The cost of the front, what children cost, and the bounds on it; None where nothing asks for it."""
