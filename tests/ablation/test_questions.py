@@ -357,6 +357,7 @@ ASKED: dict[str, set[str]] = {
         "base",
     },
     "longer": {"base"},
+    "longer_by_loss": {"base"},
     "short_predicts_long": {"base"},
     "interference": {"watched", "fixed_order"},
     "calibration": {"base", "no_calibration", "batch_statistics"},

@@ -348,6 +348,7 @@ def test_the_ceiling_is_drawn_for_gt_tau_alone(finished: Path) -> None:
     evidence = read_evidence(finished)
     beside = {"parameters": 0.552, "FLOPs": 0.561, "chance": 0.0}
     assert evidence.scale("gt_tau") == pytest.approx({**beside, "noise ceiling": 0.91})
+    assert evidence.scale("gt_tau_by_loss") == evidence.scale("gt_tau")  # a count ranks by accuracy or by loss alike
     assert list(evidence.scale("best_of_top_10")) == list(beside)
     assert evidence.scale("gt_tau_std_8") == {}
 

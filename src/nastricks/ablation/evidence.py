@@ -28,13 +28,14 @@ def scale(results: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float]
     """What a ranking without training reaches on `metric`, and the most that can be reached; means over the trials.
 
     The noise ceiling is the Kendall tau of a perfect ranking, so it stands beside GT-Tau alone; not beside its spread
-    over mini-batches (GT-Tau-Std), which is not a tau.
+    over mini-batches (GT-Tau-Std), which is not a tau. A count ranks by accuracy or by loss alike.
     """
     found: dict[str, list[float]] = {}
+    named = metric.removesuffix("_by_loss")
     for result in results:
         for name, values in (result.get("baselines") or {}).items():
-            if (values or {}).get(metric) is not None:
-                found.setdefault(str(name), []).append(float(values[metric]))
+            if (values or {}).get(named) is not None:
+                found.setdefault(str(name), []).append(float(values[named]))
     means = {label: float(pd.Series(found[name]).mean()) for name, label in BASELINES.items() if name in found}
     if metric.startswith("gt_tau") and "std" not in metric:
         known = [float(c) for result in results if (c := result.get("noise_ceiling")) is not None]
