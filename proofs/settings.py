@@ -50,7 +50,7 @@ SETTINGS: dict[str, Settings] = {
     ),
     "bn_affine": Settings({"affine": False}),
     "bn_calibration": Settings({"batches": 2}),
-    "constant_ending": Settings({"start": 0.5}),
+    "constant_ending": Settings({"start": 0.5}, excludes={"sgdr": "tricks constant_ending and sgdr both set the"}),
     "cutout": Settings({"length": 4}),
     "distillation": Settings({"teacher": teacher}, documented={"teacher": "runs/teacher"}),
     "drop_path": Settings({"probability": 0.5}),
