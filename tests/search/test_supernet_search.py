@@ -101,6 +101,12 @@ def test_a_latency_of_a_table_bounds_the_search(supernet: Path, tmp_path: Path) 
     found = searched(tmp_path / "out", [*RANDOM, *within], supernet, 12)
     assert (found["latency"] <= 20).all()
     assert "milliseconds of the child" in (tmp_path / "out/pareto.svg").read_text()
+    against = ["--search.latency", str(table), "--search.algorithm.init_args.cost", "latency"]
+    found = searched(tmp_path / "nsga2", [*NSGA2, *against, "--search.front", "latency"], supernet, 12)
+    front = pd.read_csv(tmp_path / "nsga2/front.csv", dtype={"architecture": str})
+    assert front["latency"].is_monotonic_increasing
+    assert front["reward"].is_monotonic_increasing
+    assert front["latency"].iloc[0] == found["latency"].min()
 
 
 def test_greedy_slimming_ends_within_the_bounds(slim: Path, tmp_path: Path) -> None:
