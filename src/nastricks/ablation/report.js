@@ -5,10 +5,20 @@ const narrow = matchMedia("(max-width: 640px)");
 const touch = matchMedia("(hover: none), (pointer: coarse)").matches;
 const shown = {};
 
-// On a phone the names of rows stand above their marks and the values below, so that each has the whole width.
+// On a phone what stands beside a plot stands in it, names of rows above their marks and values below.
 function narrowed(layout) {
   const names = layout.yaxis && layout.yaxis.ticktext;
-  if (!narrow.matches || !names) return layout;
+  const notes = layout.annotations || [];
+  if (!narrow.matches) return layout;
+  if (notes.some((note) => note.name === "beside")) {
+    return {
+      ...layout,
+      margin: { ...layout.margin, r: 12 },
+      annotations: notes.map((note) => (note.name === "beside"
+        ? { ...note, text: note.text.replaceAll("<br>", " "), xanchor: "right", xshift: 0, yanchor: "bottom" } : note)),
+    };
+  }
+  if (!names) return layout;
   const above = names.map((name, i) => ({
     text: name.replaceAll("<br>", " "), x: 0, xref: "x domain", xanchor: "left",
     y: layout.yaxis.tickvals[i] - 0.34, yref: "y", showarrow: false, font: { size: 12 },
@@ -16,7 +26,7 @@ function narrowed(layout) {
   return {
     ...layout,
     annotations: [
-      ...(layout.annotations || []).map((note) => (note.name === "value" ? { ...note, y: note.y + 0.7 } : note)),
+      ...notes.map((note) => (note.name === "value" ? { ...note, y: note.y + 0.7 } : note)),
       ...above,
     ],
     yaxis: { ...layout.yaxis, showticklabels: false },

@@ -206,6 +206,7 @@ def _over(traces: Sequence[Any], axis: dict[str, Any], metric: str, scale: Mappi
     shapes = [_line(y=value, dash="dash" if name == DASHED else "dot") for name, value in scale.items()]
     notes = [  # beside the plot, where they hide no point
         {
+            "name": "beside",
             "text": f"{escaped(name).replace(' ', '<br>')} {number(value)}",
             "x": 1,
             "xref": "paper",
