@@ -1,6 +1,7 @@
 """Taking a subnet out of an elastic supernet and running it, against a network that was built at that size."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,13 +73,25 @@ def built(space: Elastic, spec: ImageSpec, architecture: Architecture) -> nn.Seq
     return nn.Sequential(*layers, *head, nn.Hardswish(), nn.Linear(space.features, spec.classes))
 
 
+class Times(NamedTuple):
+    """What one side takes, a round each; the first round is a warm-up."""
+
+    making: list[Clock]
+    passes: list[Clock]
+
+    def counted(self) -> list[Clock]:
+        """Making the network and its passes together."""
+        return [a.plus(b) for a, b in zip(self.making[1:], self.passes[1:], strict=True)]
+
+
 @torch.no_grad()
 def extracted_subnet(rounds: int = 10, passes: int = 20, batch_size: int = 8, size: int = 128) -> Result:
     """A random subnet of once-for-all's published space: taken out and run `passes` times, against the same network
     built in plain PyTorch and run as often; `size` pixels a side, in eval mode.
 
-    Both sides make a network anew each round: one gets the supernet's weights, the other fresh ones, as torch draws
-    them. The note tells what making takes, and the passes alone, since the more passes the less making counts.
+    Both sides make a network anew each round: one takes the supernet's weights, the other draws fresh ones as torch
+    does. Before its passes each loads the same weights, which is not timed, so that both compute the same numbers. The
+    note tells what making takes, and the passes alone, since the more passes the less making counts.
 
     Raises:
         RuntimeError: the two networks, with the same weights, give different outputs.
@@ -92,32 +105,32 @@ def extracted_subnet(rounds: int = 10, passes: int = 20, batch_size: int = 8, si
     with cumulative_statistics(batch_norms(supernet)):  # so that outputs are of the inputs' size
         supernet.train()(images, space.gates(architecture))
     supernet.eval()
-    plain = built(space, spec, architecture).eval()
-    weights = space.extract(supernet, spec, architecture).state_dict().values()
-    plain.load_state_dict(dict(zip(plain.state_dict(), weights, strict=True)))
-    expected = plain(images)
-    if not torch.allclose(expected, space.extract(supernet, spec, architecture)(images), atol=SAME):
+    subnet, plain = space.extract(supernet, spec, architecture), built(space, spec, architecture).eval()
+    own = subnet.state_dict()
+    plain.load_state_dict(dict(zip(plain.state_dict(), own.values(), strict=True)))
+    if not torch.allclose(plain(images), subnet(images), atol=SAME):
         raise RuntimeError("benchmark extracted_subnet: the two networks give different outputs")
 
-    def side(make: Callable[[], nn.Module]) -> tuple[Callable[[], None], list[Clock], list[Clock]]:
-        making: list[Clock] = []
-        running: list[Clock] = []
+    def side(make: Callable[[], nn.Module], values: dict[str, Tensor]) -> tuple[Callable[[], None], Times]:
+        times = Times([], [])
 
         def turn() -> None:
             start = Clock.now()
             network = make().to(memory_format=torch.channels_last)
-            made = Clock.now()
+            times.making.append(Clock.now().since(start))
+            network.load_state_dict(values)
+            start = Clock.now()
             for _ in range(passes):
                 network(images)
-            making.append(made.since(start))
-            running.append(Clock.now().since(made))
+            times.passes.append(Clock.now().since(start))
 
-        return turn, making, running
+        return turn, times
 
-    taken_out, taking, own = side(lambda: space.extract(supernet, spec, architecture))
-    written_down, building, others = side(lambda: built(space, spec, architecture).eval())
-    times = alternate(taken_out, written_down, rounds)
+    taken_out, first = side(lambda: space.extract(supernet, spec, architecture), own)
+    written_down, second = side(lambda: built(space, spec, architecture).eval(), plain.state_dict())
+    alternate(taken_out, written_down, rounds)
+    both = first.counted(), second.counted()
     told = f"{space.format(architecture)}, {passes} passes of {batch_size} images of {size} pixels"
-    parts = f"making it {compared(taking, building)}; the passes {compared(own, others)}"
-    note = f"{told}: {compared(*times)}; {parts}"
-    return Result.of("extracted_subnet", ratios(*times), target=1.02, note=note)
+    parts = f"making it {compared(first.making, second.making)}; the passes {compared(first.passes, second.passes)}"
+    note = f"{told}: {compared(*both)}; {parts}"
+    return Result.of("extracted_subnet", ratios(*both), target=1.02, note=note)

@@ -129,12 +129,18 @@ class Block(Segment):
         if self.skippable and self.size.depth.of(gates) < self.number:
             return state
         hidden = self.expanded(state.shape[1], self.size.expansion.of(gates))
-        x = self.activation(self.expand_norm(sized(self.expand, state, hidden)))
-        x = self.activation(self.depthwise_norm(sized(self.depthwise, x, self.size.kernel.of(gates))))
+        # A call a line: where nothing learns, what a call has read is free before the next one, and still in the cache.
+        x = sized(self.expand, state, hidden)
+        x = self.expand_norm(x)
+        x = self.activation(x)
+        x = sized(self.depthwise, x, self.size.kernel.of(gates))
+        x = self.depthwise_norm(x)
+        x = self.activation(x)
         if self.squeeze is not None:
             x = self.squeeze(x)
-        y: Tensor = self.project_norm(sized(self.project, x, self.size.outputs.of(gates)))
-        return state + y if self.shortcut else y
+        x = sized(self.project, x, self.size.outputs.of(gates))
+        x = self.project_norm(x)
+        return state + x if self.shortcut else x
 
     @property
     def residual_norm(self) -> nn.Module | None:
