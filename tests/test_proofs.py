@@ -30,6 +30,7 @@ pytestmark = [
         ("darts_plus", "cutout", "works", ""),
         ("pdarts", "op_dropout", "part", ""),
         ("pdarts", "cutout", "works", ""),
+        ("pdarts", "early_stop_hessian", "works", ""),
         ("darts_pt", None, "works", ""),
         ("darts_pt", "space_pruning", "refuses", "Softmax cannot keep to one"),
         ("spos, groups", None, "works", ""),

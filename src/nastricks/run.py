@@ -49,14 +49,17 @@ class Run:
         Raises:
             InputError: a trick cannot act in this run.
         """
+        for reason in self.refusals().values():
+            raise InputError(reason)
+        for trick in self.tricks if prepared else ():
+            trick.prepare(self.module)
+
+    def refusals(self) -> dict[str, str]:
+        """Name -> reason of the tricks that cannot act in this run."""
         self.module.trainer = self.trainer
         self.trainer.datamodule = self.data  # type: ignore[attr-defined]
-        for trick in self.tricks:
-            reason = trick.refusal(self.module)
-            if reason is not None:
-                raise InputError(reason)
-            if prepared:
-                trick.prepare(self.module)
+        reasons = {trick.name: trick.refusal(self.module) for trick in self.tricks}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
 
     def fit(self, ckpt_path: str | None = None) -> None:
         self.trainer.fit(self.module, datamodule=self.data, ckpt_path=ckpt_path, weights_only=True)

@@ -122,12 +122,9 @@ def stage_config(stage: Stage, folder: Path, seed: int | None = None) -> tuple[N
     config = config if seed is None else with_seed(config, seed)
     if "options_of" not in stage.links:
         return config, {}
-    run, left_out = build(config, None, quiet=True), {}
-    run.module.trainer = run.trainer
-    for trick in run.tricks:
-        reason = trick.refusal(run.module)
-        if reason is not None:
-            config.tricks[trick.name], left_out[trick.name] = None, reason
+    left_out = build(config, None, quiet=True).refusals()
+    for name in left_out:
+        config.tricks[name] = None
     return config, left_out
 
 
