@@ -44,9 +44,10 @@ class Compare(Question):
             raise InputError(f"question {self.name} decides by {self.decides!r}: expected one of {', '.join(known)}")
 
     def arms(self) -> list[str]:
-        crossed = [arm for pairs in self.interactions for pair in pairs for arm in pair]
+        drawn = [arm for line in self.lines.values() for arm in line.values()]
         paired = [arm for pair in self.pairs for arm in pair]
-        return list(dict.fromkeys([*paired, *crossed, *(arm for line in self.lines.values() for arm in line.values())]))
+        crossed = [arm for pairs in self.interactions for pair in pairs for arm in pair]
+        return list(dict.fromkeys([*drawn, *paired, *crossed]))
 
     def find(self, evidence: Evidence) -> Answered | None:
         found = {arm: over_seeds(values_of(evidence, arm, self.metric)) for arm in self.arms()}
