@@ -9,7 +9,6 @@ import math
 import os
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,8 @@ from nastricks.data import Batch
 from nastricks.errors import InputError
 from nastricks.modules import TrainingModule
 from nastricks.run import build
-from nastricks.stages import Stage, Stages, read_stages, stage_config
-from nastricks.stages.recipe import overrides_of
-from proofs.small_runs import space_of, staged_algorithms
+from nastricks.stages import Stages, stage_config
+from proofs.small_runs import own_tricks, space_of, staged_algorithms, stages_of
 
 ROOT = Path(__file__).parents[1]
 STEPS, BATCH, BATCHES = 20, 8, 4  # each of the four batches is seen five times
@@ -82,15 +80,13 @@ def recipes() -> dict[str, Path]:
     return published | staged_algorithms(ROOT / "recipes/stages/published")
 
 
-def stages_of(space: str, recipe: Path) -> Stages:
-    """What a recipe fits on a space, in a row; an algorithm is a single stage. GOLD-NAS frees the cells of DARTS."""
+def stages_on(space: str, recipe: Path) -> Stages:
+    """What a recipe fits on a space, in a row. GOLD-NAS frees the cells of DARTS."""
     own = space_of(recipe)
     file = own if space == "darts" and own == "recipes/spaces/darts_free.yaml" else f"recipes/spaces/{space}.yaml"
-    stack = (file, "recipes/data/cifar10.yaml", str(recipe))
-    if "stages" not in recipe.parts:
-        return Stages(recipe.stem, (Stage("fit", stack),))
-    stages = read_stages(recipe)
-    return stages if space == "darts" else stages.changed([stack[0]], [], [])
+    stages = stages_of(recipe, (file, "recipes/data/cifar10.yaml", str(recipe)))
+    staged = len(stages.stages) > 1  # with the space `darts` in its stacks
+    return stages.changed([file], [], []) if staged and space != "darts" else stages
 
 
 def prove(space: str, recipe: Path, data: str, full: bool = False) -> list[Watch]:
@@ -108,10 +104,13 @@ def prove(space: str, recipe: Path, data: str, full: bool = False) -> list[Watch
     }
     watched: dict[str, Watch] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for stage in stages_of(space, recipe).searches:
-            own = [name for name, settings in vars(stage.config().tricks).items() if settings is not None]
-            fitted = {f"tricks.{name}.{k}": v for name in own for k, v in WITHIN_FIVE_EPOCHS.get(name, {}).items()}
-            short = replace(stage, overrides=(*stage.overrides, *overrides_of({**overrides, **fitted})))
+        for stage in stages_on(space, recipe).searches:
+            fitted = {
+                f"tricks.{name}.{key}": value
+                for name in own_tricks(stage)
+                for key, value in WITHIN_FIVE_EPOCHS.get(name, {}).items()
+            }
+            short = stage.with_keys({**overrides, **fitted})
             run = build(stage_config(short, Path(folder))[0], Path(folder) / stage.name, quiet=True)
             earlier = stage.links.get("weights_of")
             watched[stage.name] = Watch(None if earlier is None else watched[earlier].begun)

@@ -15,11 +15,17 @@ from nastricks.files import write_text
 from nastricks.modules.registry import tricks
 from nastricks.run import Run, build
 from nastricks.search.engine import Lost, engine
-from nastricks.stages import Stage, Stages, read_stages, stage_config
+from nastricks.stages import Stage, stage_config
 from nastricks.stages.check import check_stages
-from nastricks.stages.recipe import overrides_of
 from proofs.settings import SETTINGS
-from proofs.small_runs import SMALL, difference_after_resuming, space_of, staged_algorithms
+from proofs.small_runs import (
+    SMALL,
+    difference_after_resuming,
+    own_tricks,
+    space_of,
+    staged_algorithms,
+    stages_of,
+)
 
 ROOT = Path(__file__).parents[1]
 DATA = "recipes/data/digits.yaml"
@@ -63,23 +69,14 @@ def stack_of(recipe: str) -> list[str]:
     return [str(ROOT / file) for file in dict.fromkeys([space, DATA, *below, recipe])]
 
 
-def stages_of(file: str) -> Stages:
-    """What an algorithm fits, in a row; a recipe is a single stage."""
-    if "stages" in Path(file).parts:
-        return read_stages(ROOT / file)
-    return Stages(Path(file).stem, (Stage("fit", tuple(stack_of(file))),))
-
-
 def examine(pair: Pair) -> Found:
     """Run a pair straight, killed and resumed; of stages every search, from what the ones before it left."""
-    stages = stages_of(algorithms()[pair.algorithm])
-    own = [_own(stage) for stage in stages.searches]
+    file = algorithms()[pair.algorithm]
+    stages = stages_of(ROOT / file, stack_of(file))
+    own = [own_tricks(stage) for stage in stages.searches]
     if any(pair.trick in names for names in own):
         return Found("part")
-    searches = [
-        replace(stage, overrides=(*stage.overrides, *overrides_of(_small(names, pair.trick))))
-        for stage, names in zip(stages.searches, own, strict=True)
-    ]
+    searches = [stage.with_keys(_small(names, pair.trick)) for stage, names in zip(stages.searches, own, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
         try:
             if len(searches) > 1:  # before the first of them trains, as `nastricks run` does
@@ -98,7 +95,7 @@ def examine(pair: Pair) -> Found:
 
 def _examine(stage: Stage, straight: Path, middle: Path) -> Found:
     def make(more: Mapping[str, Any], out: Path) -> Run:
-        config, _ = stage_config(replace(stage, overrides=(*stage.overrides, *overrides_of(more))), straight)
+        config, _ = stage_config(stage.with_keys(more), straight)
         return build(config, out, quiet=True)
 
     run = make({}, straight / stage.name)
@@ -111,10 +108,6 @@ def _examine(stage: Stage, straight: Path, middle: Path) -> Found:
     except Exception as error:
         return Found("fails", f"resuming: {type(error).__name__}: {error}")
     return Found("works") if difference is None else Found("fails", f"resumed, {difference}")
-
-
-def _own(stage: Stage) -> list[str]:
-    return [name for name, settings in vars(stage.config().tricks).items() if settings is not None]
 
 
 def _small(own: list[str], trick: str | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import atexit
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from nastricks.modules.run_folder import LAST, load_checkpoint
 from nastricks.recipe import resolve
 from nastricks.run import Run, build
-from nastricks.stages import read_stages
+from nastricks.stages import Stage, Stages, read_stages
 
 SMALL = {
     "data.init_args.train_size": 128,
@@ -42,6 +42,16 @@ def staged_algorithms(folder: Path) -> dict[str, Path]:
     """Name -> file of those stages in a folder that search more than once; the others are a recipe and a child."""
     files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     return {name: file for name, file in files.items() if len(read_stages(file).searches) > 1}
+
+
+def stages_of(file: Path, stack: Sequence[str]) -> Stages:
+    """What a file fits, in a row: its own stages, or, of an algorithm's recipe, the `stack` that ends with it."""
+    return read_stages(file) if "stages" in file.parts else Stages(file.stem, (Stage("fit", tuple(stack)),))
+
+
+def own_tricks(stage: Stage) -> list[str]:
+    """The tricks of a stage's own recipe."""
+    return [name for name, settings in vars(stage.config().tricks).items() if settings is not None]
 
 
 def space_of(recipe: Path) -> str | None:

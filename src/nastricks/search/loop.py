@@ -168,19 +168,19 @@ class Search:
     def _measured(self, asked: Sequence[Proposal], engine: Engine) -> list[Measured]:
         """Every proposal's measurement, in the order asked; no network is measured twice."""
         keys = [self._network(proposal) for proposal in asked]
-        missing = []
-        for key in dict.fromkeys(keys):
-            kept = None if key in self._known or self._children is None else self._children.recall(key)
-            if kept is not None:
-                self._known[key] = kept
-            elif key not in self._known:
-                missing.append(key)
+        missing = [key for key in dict.fromkeys(keys) if key not in self._known and not self._recall(key)]
         if missing:
             for key, found in self.reward.measure(missing, engine):
                 self._known[key] = found
                 if self._children is not None:
                     self._children.keep(key, found)
         return [self._known[key] for key in keys]
+
+    def _recall(self, key: Proposal) -> bool:
+        found = None if self._children is None else self._children.recall(key)
+        if found is not None:
+            self._known[key] = found
+        return found is not None
 
     def _network(self, proposal: Proposal) -> Proposal:
         """The proposal that stands for all that train the same network for as long."""

@@ -55,6 +55,15 @@ class Stage:
     links: Mapping[str, str] = field(default_factory=dict)
     keep: int | None = None
 
+    @property
+    def derives(self) -> bool:
+        """Whether it searches; the others train a child that an earlier one derived."""
+        return "architecture_of" not in self.links
+
+    def with_keys(self, keys: Mapping[str, Any]) -> "Stage":
+        """The same stage with more keys of its recipe on top."""
+        return replace(self, overrides=(*self.overrides, *overrides_of(keys)))
+
     def config(self, taken: Sequence[str] = ()) -> Namespace:
         """The resolved configuration, with what was `taken` from earlier stages on top."""
         return resolve(self.stack, [*self.overrides, *taken])
@@ -75,8 +84,8 @@ class Stages:
 
     @property
     def searches(self) -> tuple[Stage, ...]:
-        """The stages that are no training of a derived child."""
-        return tuple(stage for stage in self.stages if "architecture_of" not in stage.links)
+        """The stages that search."""
+        return tuple(stage for stage in self.stages if stage.derives)
 
     def changed(self, stack: Sequence[str], overrides: Sequence[str], tricks: Sequence[str]) -> "Stages":
         """The same stages with files and keys on top of every one, and tricks on top of those that derive.
@@ -93,7 +102,7 @@ class Stages:
                     own.append(f"--{rest}")
                 elif first not in names:
                     own.append(override)
-            own += tricks if "architecture_of" not in stage.links else ()
+            own += tricks if stage.derives else ()
             changed.append(replace(stage, stack=(*stage.stack, *stack), overrides=(*stage.overrides, *own)))
         return replace(self, stages=tuple(changed))
 
