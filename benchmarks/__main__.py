@@ -15,7 +15,7 @@ from benchmarks.calibrated_evaluation import calibrated_evaluation
 from benchmarks.darts_tricks import arch_perturbation, partial_channels, partial_channels_memory
 from benchmarks.extracted_subnet import extracted_subnet
 from benchmarks.frozen_prefix import frozen_prefix
-from benchmarks.macro_evaluation import macro_evaluation
+from benchmarks.macro_evaluation import macro_evaluation, macro_evaluation_loop
 from benchmarks.measure import HEADER, Result, kept_threads, load, machine
 from benchmarks.sampled_options import active_options, gumbel_hard
 from benchmarks.search import controller_draws, episode_on_two_workers
@@ -41,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "second_order": second_order,
     "hessian_eigenvalue": hessian_eigenvalue,
     "macro_evaluation": macro_evaluation,
+    "macro_evaluation_loop": macro_evaluation_loop,
     "extracted_subnet": extracted_subnet,
     "strict_fairness": strict_fairness,
     "frozen_prefix": frozen_prefix,

@@ -1,33 +1,94 @@
 """Scoring every code of NAS-Bench-Macro with calibration: sharing prefixes against one code at a time."""
 
+import copy
+from collections.abc import Callable, Sequence
+
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from benchmarks.measure import Clock, Result
 from nastricks.data import Batch, ImageSpec
 from nastricks.memory import keep_freed_memory, peak_memory_mb, reset_peak_memory
 from nastricks.ranking.evaluate import score_children
 from nastricks.rng import forked_rng, generator
-from nastricks.spaces import Architecture, NASBenchMacro
+from nastricks.spaces import Architecture, NASBenchMacro, Network, Space
 
 SAME = 1e-4  # the largest difference in loss between the two ways that is rounding
 FEW = 81  # codes whose peak memory is told beside that of all: the last, of which four layers are the largest
+
+Losses = dict[Architecture, float]
+Score = Callable[[Sequence[Architecture]], Losses]
+OneByOne = Callable[[Space, Network, Batch, Batch], Score]
 
 
 def macro_evaluation(
     parts: int = 5, alone: int = 50, codes: int | None = None, images: int = 64, size: int = 32
 ) -> Result:
-    """Score all 6,561 codes once by sharing prefixes; `alone` random ones in `parts` are scored one by one beside it.
+    """Against the same evaluation without sharing, which also runs in channels last.
 
-    Half of the parts come before the shared run and half after it, and each gives a ratio: the shared run's time over
-    that of all codes at the part's pace. `images` calibrate and as many are scored, noise of `size` pixels: neither
-    changes the time. `codes` takes only the last so many, None all. `alone` is at least `parts`.
+    The last layer and the head run for every code. What prefixes can save is 0.73 of all multiply-adds, and more of the
+    time, since the first layers spend most of theirs on large images with few channels.
 
-    The last layer and the head run for every code; what prefixes can save is 0.73 of all multiply-adds.
-    The note tells the process's peak memory for all codes beside that for the last 81, which begin with the widest
-    operations: what is kept at a time is a state a layer, however many codes go through it.
+    Args:
+        parts: In how many `alone` is cut, half of them before the shared run and half after it. Each gives a ratio: the
+            shared run's time over that of all codes at the part's pace.
+        alone: How many random codes are scored one by one; at least `parts`.
+        codes: The last so many are scored by sharing; None all 6,561.
+        images: How many calibrate, and how many are scored: noise, which does not change the time.
+        size: Of an image, in pixels.
 
     Raises:
         RuntimeError: the two ways give a code different losses.
+    """
+
+    def unshared(space: Space, network: Network, calibration: Batch, scoring: Batch) -> Score:
+        def score(part: Sequence[Architecture]) -> Losses:
+            found = score_children(space, network, part, [scoring], [calibration], share_prefixes=False)
+            return {architecture: score.loss for architecture, score in found.items()}
+
+        return score
+
+    return _measured("macro_evaluation", unshared, parts, alone, codes, images, size)
+
+
+def macro_evaluation_loop(
+    parts: int = 5, alone: int = 50, codes: int | None = None, images: int = 64, size: int = 32
+) -> Result:
+    """Against a loop in plain PyTorch, in torch's own layout of images; arguments and errors of `macro_evaluation`."""
+
+    def loop(space: Space, network: Network, calibration: Batch, scoring: Batch) -> Score:
+        network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+        norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = None
+        calibrating, scored = (batch.images.contiguous() for batch in (calibration, scoring))
+
+        @torch.no_grad()
+        def score(part: Sequence[Architecture]) -> Losses:
+            losses = {}
+            for architecture in part:
+                gates = space.gates(architecture)
+                for norm in norms:
+                    norm.reset_running_stats()
+                network.train()
+                network(calibrating, gates)
+                network.eval()
+                losses[architecture] = F.cross_entropy(network(scored, gates), scoring.labels).item()
+            return losses
+
+        return score
+
+    return _measured("macro_evaluation_loop", loop, parts, alone, codes, images, size)
+
+
+def _measured(
+    name: str, one_by_one: OneByOne, parts: int, alone: int, codes: int | None, images: int, size: int
+) -> Result:
+    """The shared run's time over that of one code at a time.
+
+    The note tells the process's peak memory for all codes beside that for the last 81, which begin with the widest
+    operations: what is kept at a time is a state a layer, however many codes go through it.
     """
     keep_freed_memory()  # as every run does
     space, spec, rng = NASBenchMacro(), ImageSpec(3, size, 10), generator("benchmark", "macro")
@@ -38,36 +99,38 @@ def macro_evaluation(
         drawn = torch.randn(images, spec.channels, size, size, generator=rng)
         return Batch(drawn.to(memory_format=torch.channels_last), torch.randint(10, (images,), generator=rng))
 
-    scoring, calibration = [batch()], [batch()]
+    scoring, calibration = batch(), batch()
     chosen = list(space.architectures())[-codes if codes else 0 :]
     picked = [chosen[i] for i in torch.randperm(len(chosen), generator=rng)[:alone].tolist()]
-    losses: dict[Architecture, float] = {}
+    score = one_by_one(space, network, calibration, scoring)
+    losses: Losses = {}
     paces: list[float] = []
 
-    def one_by_one(part: list[Architecture]) -> None:
+    def apart(part: list[Architecture]) -> None:
         start = Clock.now()
-        found = score_children(space, network, part, scoring, calibration, share_prefixes=False)
+        losses.update(score(part))
         paces.append(Clock.now().since(start).wall / len(part))
-        losses.update({architecture: score.loss for architecture, score in found.items()})
 
-    def shared(part: list[Architecture]) -> tuple[dict[Architecture, float], float, float]:
+    def shared(part: list[Architecture]) -> tuple[Losses, float, float]:
         reset_peak_memory()
         start = Clock.now()
-        found = score_children(space, network, part, scoring, calibration)
+        found = score_children(space, network, part, [scoring], [calibration])
         seconds = Clock.now().since(start).wall
         return {architecture: score.loss for architecture, score in found.items()}, seconds, peak_memory_mb()
 
     _, _, few_memory = shared(chosen[-FEW:])  # also what a first pass pays for
+    score(picked[:1])
     sliced = [picked[number::parts] for number in range(parts)]
     for part in sliced[: parts // 2]:
-        one_by_one(part)
+        apart(part)
     together, seconds, memory = shared(chosen)
     for part in sliced[parts // 2 :]:
-        one_by_one(part)
+        apart(part)
     if any(abs(together[architecture] - loss) > SAME for architecture, loss in losses.items()):
-        raise RuntimeError("benchmark macro_evaluation: the two ways give a code different losses")
+        raise RuntimeError(f"benchmark {name}: the two ways give a code different losses")
     note = (
         f"{len(chosen):,} codes in {seconds:.0f} s, one alone {1000 * sum(paces) / len(paces):.0f} ms, {images} images "
-        f"to calibrate and {images} to score; peak memory {memory:.0f} MB, {few_memory:.0f} MB for the last {FEW}"
+        f"to calibrate and {images} to score, {torch.get_num_threads()} threads; peak memory {memory:.0f} MB, "
+        f"{few_memory:.0f} MB for the last {FEW}"
     )
-    return Result.of("macro_evaluation", [seconds / (len(chosen) * pace) for pace in paces], target=0.15, note=note)
+    return Result.of(name, [seconds / (len(chosen) * pace) for pace in paces], target=0.15, note=note)

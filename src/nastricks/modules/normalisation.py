@@ -5,7 +5,7 @@ Sources: Yu & Huang 2019 (AutoSlim) and Guo et al. 2020 (SPOS, section 3.4) for 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,59 @@ def cumulative_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
     finally:
         for norm, (momentum, training) in zip(norms, before, strict=True):
             norm.momentum, norm.training = momentum, training
+
+
+def feed_statistics(layers: nn.Sequential, state: Tensor) -> None:
+    """What a pass of a state (N, C, H, W) through the layers does to their batch norms, when nothing reads its output.
+
+    The layers behind the last batch norm do not run. Where a 1x1 convolution W comes before it, its statistics are
+    those of W x: mean W mean(x) and variance diag(W cov(x) W^T), which take fewer multiply-adds where there are more
+    images and outputs than inputs. The numbers are those of the pass to rounding.
+    """
+    chain = _in_order(layers)
+    last = max((place for place, layer in enumerate(chain) if batch_norms(layer)), default=-1)
+    for layer in chain[: max(0, last - 1)]:
+        state = layer(state)
+    match chain[max(0, last - 1) : last + 1]:
+        case [conv, norm] if _is_pointwise(conv) and type(norm) is nn.BatchNorm2d and _moments_are_cheaper(conv, state):
+            _feed_moments(conv, norm, state)
+        case rest:
+            for layer in rest:
+                state = layer(state)
+
+
+def _in_order(layers: nn.Sequential) -> list[nn.Module]:
+    """The layers of a sequence, with those of the sequences inside it."""
+    nested = [_in_order(layer) if type(layer) is nn.Sequential else [layer] for layer in layers]
+    return [layer for part in nested for layer in part]
+
+
+def _is_pointwise(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether a layer is a 1x1 convolution of every pixel, without a bias."""
+    plain = type(conv) is nn.Conv2d and conv.bias is None and conv.groups == 1 and conv.padding in ((0, 0), "valid")
+    return plain and conv.kernel_size == conv.stride == (1, 1)
+
+
+def _moments_are_cheaper(conv: nn.Conv2d, state: Tensor) -> bool:
+    """Whether moments need fewer multiply-adds than the convolution; sums of squares want 32 bits or more."""
+    exact = state.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(state.device.type)
+    pixels, inputs, outputs = state.numel() // conv.in_channels, conv.in_channels, conv.out_channels
+    return exact and pixels * inputs + inputs * outputs < pixels * outputs
+
+
+def _feed_moments(conv: nn.Conv2d, norm: nn.BatchNorm2d, state: Tensor) -> None:
+    """Update running statistics in train mode as torch does, from the moments of the convolution's input."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    pixels = state.permute(0, 2, 3, 1).flatten(0, 2)
+    mean, weight = pixels.mean(0), conv.weight.flatten(1)
+    centred = pixels - mean
+    covariance = centred.T @ centred / (len(pixels) - 1)
+    norm.num_batches_tracked += 1
+    share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(weight @ mean, share)
+    norm.running_var.lerp_(((weight @ covariance) * weight).sum(1), share)
 
 
 def statistics(norms: Sequence[_BatchNorm]) -> list[Tensor]:

@@ -7,7 +7,8 @@ the depth of the chain and not with the number of children.
 Calibration (SPOS, section 3.4; AutoSlim, section 3.3) runs training batches through a child in train mode, whose batch
 norms then hold the equally weighted mean of these batches' statistics. In the tree, each segment is calibrated once a
 prefix, on its predecessors' outputs in train mode, which is what a pass through the whole child would feed it. The
-numbers equal those of one child at a time to rounding.
+numbers equal those of one child at a time to rounding. No segment reads what the last one gives out in train mode, so
+that one computes its statistics alone.
 
 Batch statistics, which some texts call BN calibration too, normalise the scored images by themselves: no pass comes
 before, and a score depends on which images are scored together.
@@ -25,10 +26,16 @@ from torch.nn import functional as F
 from nastricks.data import Batch, Split, TensorDataModule
 from nastricks.errors import InputError
 from nastricks.modules import Calibration, TrainingModule
-from nastricks.modules.normalisation import BatchNorm, batch_norms, batch_statistics, cumulative_statistics
+from nastricks.modules.normalisation import (
+    BatchNorm,
+    batch_norms,
+    batch_statistics,
+    cumulative_statistics,
+    feed_statistics,
+)
 from nastricks.modules.scoring import Score, evaluating
 from nastricks.rng import forked_rng
-from nastricks.spaces import Architecture, GatedOps, Gates, Network, Segment, Space
+from nastricks.spaces import Architecture, GatedOps, Gates, Network, Plain, Segment, Space
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,11 @@ def _walk(
         with forked_rng("evaluation", node.position, device=device):
             if calibrate:
                 with cumulative_statistics(_norms_used(segment, gates)):
-                    calibrated = [segment(state, gates) for state in node.calibrated]
+                    if type(segment) is Plain and segment is segments[-1]:
+                        for state in node.calibrated:
+                            feed_statistics(segment.layers, state)
+                    else:
+                        calibrated = [segment(state, gates) for state in node.calibrated]
             scored = [segment(state, gates) for state in node.scored]
         yield from _walk(space, segments, _Node(node.position + 1, group, scored, calibrated), calibrate, device)
 
