@@ -1,11 +1,13 @@
 """A resource penalty: the policy also learns from what the architectures that it prefers would cost.
 
 ProxylessNAS (Cai et al. 2019, section 3.3) and FBNet (Wu et al. 2019, section 3.2) make the expected latency of a child
-differentiable in alpha; GOLD-NAS (Bi et al. 2020) lets a FLOPs penalty grow over the search; TuNAS (Bender et al. 2020,
-equation 3) aims at a target by the absolute distance from it.
+differentiable in alpha, and FBNet (equation 2) multiplies the loss by a power of its logarithm; GOLD-NAS (Bi et al.
+2020) lets a FLOPs penalty grow over the search; TuNAS (Bender et al. 2020, equation 3) aims at a target by the absolute
+distance from it.
 """
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+import math
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from torch import Tensor
 
@@ -18,9 +20,10 @@ from nastricks.spaces import Gates, OptionCosts, option_costs, read_latency
 if TYPE_CHECKING:
     from nastricks.modules import TrainingModule
 
-Kind = Literal["fixed", "growing", "target"]
-KINDS = ("fixed", "growing", "target")
+Kind = Literal["fixed", "growing", "target", "factor"]
+KINDS = ("fixed", "growing", "target", "factor")
 RESOURCES = ("flops", "params", "latency")
+Number = TypeVar("Number", float, Tensor)
 
 
 def penalty(cost: Tensor, kind: Kind, weight: float, progress: float, target: float) -> Tensor:
@@ -33,32 +36,43 @@ def penalty(cost: Tensor, kind: Kind, weight: float, progress: float, target: fl
     return weight * cost * (progress if kind == "growing" else 1.0)
 
 
+def factor(cost: Tensor, weight: float, power: float, target: float | None) -> Tensor:
+    """What a cost () above 1 multiplies the loss () by: weight * (log cost)^power, or with a target above 1
+    weight * (log cost / log target)^power.
+    """
+    return weight * (cost.log() / (1.0 if target is None else math.log(target))).pow(power)
+
+
 class ResourcePenalty(Trick):
     """Adds a term in the expected cost of a child, relative to the mean over the space, to what the policy learns from.
 
     Args:
         cost: Floating-point operations, parameters, or latency.
         kind: `fixed`; `growing`, from 0 at the start of the run along a line to `weight` at its end; `target`, the
-            absolute distance from `target`.
-        weight: At least 0.
-        target: The cost aimed at, above 0, as a part of the mean over the space; for `target` alone.
+            absolute distance from `target`; `factor`, which adds nothing and multiplies the loss by `weight` times a
+            power of the logarithm of the cost in FLOPs, parameters or microseconds.
+        weight: At least 0; 0 leaves the loss as it is.
+        target: The cost aimed at, above 0, as a part of the mean over the space; for `target`. With `factor` its
+            logarithm divides that of the cost [ProxylessNAS]; None does not divide [FBNet].
+        power: Above 0, for `factor` alone, which needs one: 0.6 in FBNet.
         latency: The table that `nastricks latency` wrote; for `latency` alone.
 
     Raises:
-        InputError: a value is out of its range, or `target` or `latency` is missing or has no use.
+        InputError: a value is out of its range, or `target`, `power` or `latency` is missing or has no use.
     """
 
     changes: ClassVar[Change] = "policy gradient"
     needs: ClassVar[tuple[Need, ...]] = ("policy that learns", "gradient through the gates")
-    order = 60
+    order = 40  # before terms that are added to the loss, which a factor does not weigh
     neutral = {"weight": 0.0}
 
     def __init__(
         self,
         cost: Literal["flops", "params", "latency"] = "flops",
-        kind: Literal["fixed", "growing", "target"] = "fixed",
+        kind: Literal["fixed", "growing", "target", "factor"] = "fixed",
         weight: float = 0.1,
         target: float | None = None,
+        power: float | None = None,
         latency: str | None = None,
     ) -> None:
         super().__init__()
@@ -67,11 +81,18 @@ class ResourcePenalty(Trick):
                 raise InputError(f"resource_penalty.{name} is {value!r}: expected {', '.join(known)}")
         if not 0 <= weight < float("inf"):
             raise InputError(f"resource_penalty.weight is {weight}: expected at least 0, such as 0.1")
-        if (target is not None) != (kind == "target"):
+        if kind != "factor" and (target is not None) != (kind == "target"):
             raise InputError(
                 f"resource_penalty.kind is {kind} and target is {target}: kind target needs one, such as 0.8 of the "
-                "mean, and the others have no use for it"
+                "mean, factor may have one, and the others have no use for it"
             )
+        if (power is not None) != (kind == "factor"):
+            raise InputError(
+                f"resource_penalty.kind is {kind} and power is {power}: kind factor needs one, such as 0.6, and the "
+                "others have no use for it"
+            )
+        if power is not None and not 0 < power < float("inf"):
+            raise InputError(f"resource_penalty.power is {power}: expected a number above 0, such as 0.6")
         if target is not None and not 0 < target < float("inf"):
             raise InputError(f"resource_penalty.target is {target}: expected a number above 0, such as 0.8")
         if (latency is not None) != (cost == "latency"):
@@ -79,7 +100,8 @@ class ResourcePenalty(Trick):
                 f"resource_penalty.cost is {cost} and latency is {latency}: cost latency needs the table that "
                 "`nastricks latency` writes, and the others have no use for it"
             )
-        self.cost, self.kind, self.weight, self.target, self.latency = cost, kind, weight, target, latency
+        self.cost, self.kind, self.latency = cost, kind, latency
+        self.weight, self.target, self.power = weight, target, power
         self._policy: Policy | None = None
         self._costs: OptionCosts | None = None
 
@@ -104,6 +126,20 @@ class ResourcePenalty(Trick):
             )
             if self._costs.mean <= 0:
                 return f"trick resource_penalty weighs {self.cost}, and no child of {module.space.name} has any"
+        if self.kind == "factor":
+            assert module.estimator is not None, "the policy learns"
+            if module.estimator.order == "joined":
+                return (
+                    f"trick resource_penalty of kind factor would multiply the weights' loss too, which "
+                    f"{type(module.estimator).__name__} shares with the policy: take kind fixed, growing or target"
+                )
+            lowest = min(self._in_unit(self._costs.least), self._aim() or math.inf)
+            if lowest <= 1:
+                unit = "microseconds" if self.cost == "latency" else self._costs.unit
+                return (
+                    "trick resource_penalty of kind factor takes logarithms, and that of the cheapest child or of the "
+                    f"target, {lowest:.3g} {unit}, is not above 0: take kind fixed, growing or target"
+                )
         self._policy = policy
         return None
 
@@ -114,8 +150,19 @@ class ResourcePenalty(Trick):
         assert self._policy is not None, "refusal comes first"
         assert self._costs is not None, "refusal comes first"
         self.act()
-        cost = self._costs.expected(self._policy.strengths(), self._policy.allowed) / self._costs.mean
-        return loss + penalty(cost, self.kind, self.weight, progress, self.target or 1.0)
+        cost = self._costs.expected(self._policy.strengths(), self._policy.allowed)
+        if self.power is not None:
+            return loss * factor(self._in_unit(cost), self.weight, self.power, self._aim())
+        return loss + penalty(cost / self._costs.mean, self.kind, self.weight, progress, self.target or 1.0)
+
+    def _in_unit(self, cost: Number) -> Number:
+        """A cost in the unit whose logarithm a factor takes: milliseconds become microseconds."""
+        return cost * 1000 if self.cost == "latency" else cost
+
+    def _aim(self) -> float | None:
+        """The target in that unit."""
+        assert self._costs is not None, "refusal comes first"
+        return None if self.target is None else self._in_unit(self.target * self._costs.mean)
 
     def first_active_step(self, module: "TrainingModule") -> int:
         """The last step: a growing penalty is largest there, and warm-ups are over."""

@@ -1,5 +1,6 @@
 """The training step: what the policy's step leaves alone, micro-batches, clipping, counting, and refusals."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import torch
 from torch import nn
 
 from nastricks.errors import DeadTrickError, InputError
-from nastricks.modules import TrainingModule
+from nastricks.estimators import FirstOrder, Step
+from nastricks.modules import CosineAfterWarmup, TrainingModule
 from nastricks.modules.normalisation import batch_norms, statistics
 from nastricks.modules.run_folder import LAST, load_checkpoint
 from nastricks.modules.step import TrainingStep
+from nastricks.moment import Moment
 from nastricks.recipe import resolve
 from nastricks.run import Run, build
 
@@ -115,6 +118,56 @@ def test_gradients_are_clipped_once_after_the_tricks(make: Callable[..., Run], t
     assert norms[0.01] == pytest.approx([0.01, 0.01], rel=1e-3)
 
 
+class PolicyGradient(pl.Callback):
+    """The norm of the policy's gradient at each of its updates."""
+
+    def __init__(self) -> None:
+        self.norms: list[float] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        found = [p.grad.norm() for p in pl_module.policy.parameters() if p.grad is not None]
+        self.norms.append(float(torch.stack(found).norm()))
+
+
+@pytest.mark.parametrize("estimator", ["FirstOrder", "SingleLevel"])
+def test_the_policys_gradient_is_clipped_apart(make: Callable[..., Run], estimator: str) -> None:
+    norms: dict[float | None, list[float]] = {}
+    for clip in (None, 0.001):
+        changes: dict[str, Any] = {"model.init_args.policy_gradient_clip_val": clip, "trainer.max_steps": 1}
+        changes["model.init_args.estimator"] = f"nastricks.estimators.{estimator}"
+        run, seen, weights = make("darts", {}, changes), PolicyGradient(), Gradient()
+        run.trainer.callbacks += [seen, weights]  # type: ignore[attr-defined]
+        run.fit()
+        norms[clip] = seen.norms + weights.norms
+    assert norms[None][0] > 0.002
+    assert norms[0.001][0] == pytest.approx(0.001, rel=1e-3)
+    assert norms[0.001][1] == pytest.approx(norms[None][1], rel=1e-2)  # the weights' gradient is not clipped by it
+
+
+class TwoSteps(FirstOrder):
+    """Takes two steps an update, as PPO takes several."""
+
+    def update(self, step: Step) -> None:
+        super().update(step)
+        step.advance()
+        super().update(step)
+
+
+def test_the_policys_gradient_is_clipped_in_every_step_of_an_update(make: Callable[..., Run]) -> None:
+    moved: dict[float | None, float] = {}
+    for clip in (None, 0.001):
+        changes: dict[str, Any] = {"model.init_args.policy_gradient_clip_val": clip, "trainer.max_steps": 1}
+        changes["model.init_args.policy_optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}
+        run = make("darts", {}, changes)
+        run.module.estimator = TwoSteps(run.module.policy)
+        before = torch.cat([p.detach().flatten().clone() for p in run.module.policy.parameters()])
+        run.fit()
+        moved[clip] = float((torch.cat([p.detach().flatten() for p in run.module.policy.parameters()]) - before).norm())
+    assert moved[0.001] == pytest.approx(0.002, rel=1e-2)  # two steps of that length in nearly the same direction
+    assert moved[None] > 0.004
+
+
 @pytest.mark.parametrize("stack", ["spos", "darts"])
 def test_max_steps_counts_batches(make: Callable[..., Run], stack: str) -> None:
     run = make(stack, changes={"trainer.max_steps": 5})
@@ -178,9 +231,35 @@ def test_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
         load_checkpoint(foreign)
 
 
-@pytest.mark.parametrize(("key", "value"), [("label_smoothing", 1.0), ("gradient_clip_val", 0.0), ("micro_batches", 0)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("label_smoothing", 1.0), ("gradient_clip_val", 0.0), ("policy_gradient_clip_val", -1.0), ("micro_batches", 0)],
+)
 def test_bad_values_are_refused(make: Callable[..., Run], key: str, value: float) -> None:
     config = make("spos").config
     config.model.init_args[key] = value
     with pytest.raises((InputError, ValueError), match=f"model.{key} is {value}: expected"):
         build(config, None, quiet=True)
+
+
+def test_a_clip_of_a_policy_that_does_not_learn_is_refused(make: Callable[..., Run]) -> None:
+    with pytest.raises(InputError, match="policy_gradient_clip_val is set and no estimator is"):
+        make("spos", changes={"model.init_args.policy_gradient_clip_val": 5.0})
+
+
+def test_a_cosine_after_a_warmup() -> None:
+    """ProxylessNAS's released code: 0.5 * rate * (1 + cos(pi * t / T)), over the warm-up and then over what is left."""
+    schedule, at = CosineAfterWarmup(epochs=2, warmup_rate=0.05, eta_min=0.001), Moment(role="weights", seed=0)
+    rates = [
+        schedule.learning_rate(0.025, at.at(step=step, steps_per_epoch=10, epochs=6.0))
+        for step in (0, 5, 19, 20, 40, 60)
+    ]
+    first = [0.05 * 0.5 * (1 + math.cos(math.pi * part / 20)) for part in (0, 5, 19)]
+    assert rates == pytest.approx([*first, 0.025, 0.013, 0.001])
+    assert CosineAfterWarmup(0, 0.05).learning_rate(0.1, at.at(step=30, epochs=60.0)) == pytest.approx(0.05)
+    assert CosineAfterWarmup(8, 0.05).learning_rate(0.1, at.at(step=6, epochs=6.0)) == pytest.approx(
+        0.05 * 0.5 * (1 + math.cos(math.pi * 6 / 8))
+    )
+    assert CosineAfterWarmup(6, 0.05, 0.01).learning_rate(0.1, at.at(step=6, epochs=6.0)) == pytest.approx(0.01)
+    with pytest.raises(InputError, match=r"schedule\.warmup_rate is -1"):
+        CosineAfterWarmup(2, -1)

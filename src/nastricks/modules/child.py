@@ -61,6 +61,7 @@ class ChildModule(TrainingModule):
             label_smoothing=label_smoothing,
             auxiliary_weight=auxiliary_weight,
             gradient_clip_val=gradient_clip_val,
+            policy_gradient_clip_val=None,
             micro_batches=micro_batches,
             seed=seed,
         )

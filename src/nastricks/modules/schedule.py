@@ -42,6 +42,30 @@ class Cosine(Schedule):
         return cosine(base, self.eta_min, moment.progress)
 
 
+class CosineAfterWarmup(Schedule):
+    """Half a cosine from `warmup_rate` to 0 over the first epochs, then one from the optimizer's rate to `eta_min`.
+
+    Source: the released code of ProxylessNAS (Cai et al. 2019), whose weights train alone along the first one.
+
+    Args:
+        epochs: Length of the first cosine, at least 0; from the run's own length on, the second never begins.
+        warmup_rate: Where the first one starts, at least 0.
+        eta_min: Rate at the end, at least 0.
+    """
+
+    def __init__(self, epochs: float, warmup_rate: float, eta_min: float = 0.0) -> None:
+        for name, value in (("epochs", epochs), ("warmup_rate", warmup_rate), ("eta_min", eta_min)):
+            if not 0 <= value < float("inf"):
+                raise InputError(f"schedule.{name} is {value}: expected at least 0")
+        self.epochs, self.warmup_rate, self.eta_min = epochs, warmup_rate, eta_min
+
+    def learning_rate(self, base: float, moment: Moment) -> float:
+        if moment.epoch < self.epochs:
+            return cosine(self.warmup_rate, 0.0, moment.epoch / self.epochs)
+        left = moment.epochs - self.epochs
+        return cosine(base, self.eta_min, min(1.0, (moment.epoch - self.epochs) / left) if left > 0 else 1.0)
+
+
 def remaining(progress: float, fraction: float) -> float:
     """From 1 at the start of the run to 0 at a `fraction` of it, along a line; 0 from there on."""
     return max(0.0, 1.0 - progress / fraction) if fraction > 0 else 0.0

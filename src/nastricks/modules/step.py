@@ -74,6 +74,6 @@ class TrainingStep:
         return [strategy.reduce(g, reduce_op="mean") for g in gradients]
 
     def advance(self) -> None:
+        self.module.step_policy(self.policy_optimizers)
         for optimizer in self.policy_optimizers:
-            optimizer.step()
             optimizer.zero_grad(set_to_none=True)

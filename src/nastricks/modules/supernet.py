@@ -36,6 +36,7 @@ class SupernetModule(TrainingModule):
         label_smoothing: In [0, 1).
         auxiliary_weight: What the loss of an auxiliary head counts, at least 0, where the space builds one.
         gradient_clip_val: Largest norm of the weights' gradient; None does not clip.
+        policy_gradient_clip_val: Largest norm of the gradient of the policy's parameters; None does not clip.
         micro_batches: Parts in which a batch runs.
         seed: Key of everything random, the initial weights included, but for what the next two name.
         weights_seed: Key of the initial weights and of the policy's start; None takes `seed`.
@@ -60,6 +61,7 @@ class SupernetModule(TrainingModule):
         label_smoothing: float = 0.0,
         auxiliary_weight: float = 0.4,
         gradient_clip_val: float | None = None,
+        policy_gradient_clip_val: float | None = None,
         micro_batches: int = 1,
         seed: int = 0,
         weights_seed: int | None = None,
@@ -97,6 +99,7 @@ class SupernetModule(TrainingModule):
             label_smoothing=label_smoothing,
             auxiliary_weight=auxiliary_weight,
             gradient_clip_val=gradient_clip_val,
+            policy_gradient_clip_val=policy_gradient_clip_val,
             micro_batches=micro_batches,
             seed=seed,
             paths_seed=paths_seed,

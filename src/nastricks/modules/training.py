@@ -51,6 +51,7 @@ class TrainingModule(LoggedModule):
         auxiliary_weight: What the loss of an auxiliary head counts in the weights' loss, at least 0; it matters where
             the space builds one.
         gradient_clip_val: Largest norm of the weights' gradient; None does not clip.
+        policy_gradient_clip_val: Largest norm of the gradient of the policy's parameters; None does not clip.
         micro_batches: Parts in which a batch runs, to save memory; gradients are those of the whole batch (but for
             batch norm, which sees a part at a time).
         seed: Key of everything random.
@@ -72,6 +73,7 @@ class TrainingModule(LoggedModule):
         label_smoothing: float,
         auxiliary_weight: float,
         gradient_clip_val: float | None,
+        policy_gradient_clip_val: float | None,
         micro_batches: int,
         seed: int,
         paths_seed: int | None = None,
@@ -81,8 +83,12 @@ class TrainingModule(LoggedModule):
             raise InputError(f"model.label_smoothing is {label_smoothing}: expected a number in [0, 1)")
         if not 0 <= auxiliary_weight < float("inf"):
             raise InputError(f"model.auxiliary_weight is {auxiliary_weight}: expected at least 0, such as 0.4")
-        if gradient_clip_val is not None and not 0 < gradient_clip_val < float("inf"):
-            raise InputError(f"model.gradient_clip_val is {gradient_clip_val}: expected a number above 0, or null")
+        clips = {"gradient_clip_val": gradient_clip_val, "policy_gradient_clip_val": policy_gradient_clip_val}
+        for key, clip in clips.items():
+            if clip is not None and not 0 < clip < float("inf"):
+                raise InputError(f"model.{key} is {clip}: expected a number above 0, or null")
+        if policy_gradient_clip_val is not None and estimator is None:
+            raise InputError("model.policy_gradient_clip_val is set and no estimator is: leave it out")
         if micro_batches < 1:
             raise InputError(f"model.micro_batches is {micro_batches}: expected at least 1")
         if estimator is not None:
@@ -97,7 +103,8 @@ class TrainingModule(LoggedModule):
         if estimator is not None:  # an optimizer is light, and refused here the run leaves no folder behind
             estimator.check(optimizer(self.networks.parameters()))
         self.schedule = schedule or Constant()
-        self.label_smoothing, self.gradient_clip_val = label_smoothing, gradient_clip_val
+        self.label_smoothing = label_smoothing
+        self.gradient_clip_val, self.policy_gradient_clip_val = gradient_clip_val, policy_gradient_clip_val
         self.auxiliary_weight = auxiliary_weight
         self.child_costs = ChildCosts(space, spec)
         self._has_auxiliary = any(network.auxiliary is not None for network in networks)
@@ -263,9 +270,15 @@ class TrainingModule(LoggedModule):
         if estimator.order != "joined":
             self.policy.zero_grad(set_to_none=True)
         estimator.update(step)
+        self.step_policy(optimizers)
+        self.policy.updated(step.moment)
+
+    def step_policy(self, optimizers: Sequence[Optimizer]) -> None:
+        """Clip the gradients of the policy's parameters, and take the policy's optimizers' step."""
+        if self.policy_gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.policy_gradient_clip_val)
         for optimizer in optimizers:
             optimizer.step()
-        self.policy.updated(step.moment)
 
     # Passes through the network.
 

@@ -47,6 +47,11 @@ class OptionCosts:
         """The expected cost where each choice is drawn on its own, all its options alike."""
         return self.base + sum(sum(costs) / len(costs) for costs in self.options.values())
 
+    @property
+    def least(self) -> float:
+        """The cost of the cheapest child."""
+        return self.base + sum(min(costs) for costs in self.options.values())
+
     def expected(self, strengths: Mapping[str, Tensor], allowed: Allowed) -> Tensor:
         """The expected cost () where each choice is drawn on its own, its allowed options by their strengths.
 
