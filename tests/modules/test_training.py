@@ -92,14 +92,15 @@ def test_batch_norm_sees_a_micro_batch_at_a_time(make: Callable[..., Run]) -> No
 
 
 class Gradient(pl.Callback):
-    """The norm of the weights' gradient at each optimizer step."""
+    """The norm of the gradient of a part of the module at each step."""
 
-    def __init__(self) -> None:
+    def __init__(self, part: str = "networks") -> None:
+        self.part = part
         self.norms: list[float] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         assert isinstance(pl_module, TrainingModule)
-        found = [p.grad.norm() for p in pl_module.networks.parameters() if p.grad is not None]
+        found = [p.grad.norm() for p in getattr(pl_module, self.part).parameters() if p.grad is not None]
         self.norms.append(float(torch.stack(found).norm()))
 
 
@@ -118,25 +119,13 @@ def test_gradients_are_clipped_once_after_the_tricks(make: Callable[..., Run], t
     assert norms[0.01] == pytest.approx([0.01, 0.01], rel=1e-3)
 
 
-class PolicyGradient(pl.Callback):
-    """The norm of the policy's gradient at each of its updates."""
-
-    def __init__(self) -> None:
-        self.norms: list[float] = []
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        assert isinstance(pl_module, TrainingModule)
-        found = [p.grad.norm() for p in pl_module.policy.parameters() if p.grad is not None]
-        self.norms.append(float(torch.stack(found).norm()))
-
-
 @pytest.mark.parametrize("estimator", ["FirstOrder", "SingleLevel"])
 def test_the_policys_gradient_is_clipped_apart(make: Callable[..., Run], estimator: str) -> None:
     norms: dict[float | None, list[float]] = {}
     for clip in (None, 0.001):
         changes: dict[str, Any] = {"model.init_args.policy_gradient_clip_val": clip, "trainer.max_steps": 1}
         changes["model.init_args.estimator"] = f"nastricks.estimators.{estimator}"
-        run, seen, weights = make("darts", {}, changes), PolicyGradient(), Gradient()
+        run, seen, weights = make("darts", {}, changes), Gradient("policy"), Gradient()
         run.trainer.callbacks += [seen, weights]  # type: ignore[attr-defined]
         run.fit()
         norms[clip] = seen.norms + weights.norms
