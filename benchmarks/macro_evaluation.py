@@ -1,7 +1,7 @@
 """Scoring every code of NAS-Bench-Macro with calibration: sharing prefixes against one code at a time."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from benchmarks.measure import Clock, Result
 from nastricks.data import Batch, ImageSpec
 from nastricks.memory import keep_freed_memory, peak_memory_mb, reset_peak_memory
+from nastricks.modules.scoring import Score
 from nastricks.ranking.evaluate import score_children
 from nastricks.rng import forked_rng, generator
 from nastricks.spaces import Architecture, NASBenchMacro, Network, Space
@@ -18,46 +19,28 @@ SAME = 1e-4  # the largest difference in loss between the two ways that is round
 FEW = 81  # codes whose peak memory is told beside that of all: the last, of which four layers are the largest
 
 Losses = dict[Architecture, float]
-Score = Callable[[Sequence[Architecture]], Losses]
-OneByOne = Callable[[Space, Network, Batch, Batch], Score]
+Measure = Callable[[Sequence[Architecture]], Losses]
 
 
-def macro_evaluation(
-    parts: int = 5, alone: int = 50, codes: int | None = None, images: int = 64, size: int = 32
-) -> Result:
-    """Against the same evaluation without sharing, which also runs in channels last.
+def macro_evaluation(**sizes: int) -> Result:
+    """Against the same evaluation without sharing, which also runs in channels last. `sizes` as `_compared`.
 
     The last layer and the head run for every code. What prefixes can save is 0.73 of all multiply-adds, and more of the
     time, since the first layers spend most of theirs on large images with few channels.
-
-    Args:
-        parts: In how many `alone` is cut, half of them before the shared run and half after it. Each gives a ratio: the
-            shared run's time over that of all codes at the part's pace.
-        alone: How many random codes are scored one by one; at least `parts`.
-        codes: The last so many are scored by sharing; None all 6,561.
-        images: How many calibrate, and how many are scored: noise, which does not change the time.
-        size: Of an image, in pixels.
-
-    Raises:
-        RuntimeError: the two ways give a code different losses.
     """
 
-    def unshared(space: Space, network: Network, calibration: Batch, scoring: Batch) -> Score:
-        def score(part: Sequence[Architecture]) -> Losses:
-            found = score_children(space, network, part, [scoring], [calibration], share_prefixes=False)
-            return {architecture: score.loss for architecture, score in found.items()}
+    def unshared(space: Space, network: Network, calibration: Batch, scoring: Batch) -> Measure:
+        return lambda part: _losses(
+            score_children(space, network, part, [scoring], [calibration], share_prefixes=False)
+        )
 
-        return score
-
-    return _measured("macro_evaluation", unshared, parts, alone, codes, images, size)
+    return _compared("macro_evaluation", unshared, **sizes)
 
 
-def macro_evaluation_loop(
-    parts: int = 5, alone: int = 50, codes: int | None = None, images: int = 64, size: int = 32
-) -> Result:
-    """Against a loop in plain PyTorch, in torch's own layout of images; arguments and errors of `macro_evaluation`."""
+def macro_evaluation_loop(**sizes: int) -> Result:
+    """Against a loop in plain PyTorch, in torch's own layout of images. `sizes` as `_compared`."""
 
-    def loop(space: Space, network: Network, calibration: Batch, scoring: Batch) -> Score:
+    def loop(space: Space, network: Network, calibration: Batch, scoring: Batch) -> Measure:
         network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
         norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
         for norm in norms:
@@ -65,7 +48,7 @@ def macro_evaluation_loop(
         calibrating, scored = (batch.images.contiguous() for batch in (calibration, scoring))
 
         @torch.no_grad()
-        def score(part: Sequence[Architecture]) -> Losses:
+        def measure(part: Sequence[Architecture]) -> Losses:
             losses = {}
             for architecture in part:
                 gates = space.gates(architecture)
@@ -77,18 +60,41 @@ def macro_evaluation_loop(
                 losses[architecture] = F.cross_entropy(network(scored, gates), scoring.labels).item()
             return losses
 
-        return score
+        return measure
 
-    return _measured("macro_evaluation_loop", loop, parts, alone, codes, images, size)
+    return _compared("macro_evaluation_loop", loop, **sizes)
 
 
-def _measured(
-    name: str, one_by_one: OneByOne, parts: int, alone: int, codes: int | None, images: int, size: int
+def _losses(scores: Mapping[Architecture, Score]) -> Losses:
+    return {architecture: score.loss for architecture, score in scores.items()}
+
+
+def _compared(
+    name: str,
+    one_by_one: Callable[[Space, Network, Batch, Batch], Measure],
+    parts: int = 5,
+    alone: int = 50,
+    codes: int | None = None,
+    images: int = 64,
+    size: int = 32,
 ) -> Result:
-    """The shared run's time over that of one code at a time.
+    """The time of all codes by sharing prefixes over that of one code at a time.
 
     The note tells the process's peak memory for all codes beside that for the last 81, which begin with the widest
     operations: what is kept at a time is a state a layer, however many codes go through it.
+
+    Args:
+        name: Of the benchmark.
+        one_by_one: Gets space, network, calibration and scoring batch; what it makes measures codes one at a time.
+        parts: In how many `alone` is cut, half of them before the shared run and half after it. Each gives a ratio: the
+            shared run's time over that of all codes at the part's pace.
+        alone: How many random codes are scored one by one; at least `parts`.
+        codes: The last so many are scored by sharing; None all 6,561.
+        images: How many calibrate, and how many are scored: noise, which does not change the time.
+        size: Of an image, in pixels.
+
+    Raises:
+        RuntimeError: the two ways give a code different losses.
     """
     keep_freed_memory()  # as every run does
     space, spec, rng = NASBenchMacro(), ImageSpec(3, size, 10), generator("benchmark", "macro")
@@ -102,13 +108,13 @@ def _measured(
     scoring, calibration = batch(), batch()
     chosen = list(space.architectures())[-codes if codes else 0 :]
     picked = [chosen[i] for i in torch.randperm(len(chosen), generator=rng)[:alone].tolist()]
-    score = one_by_one(space, network, calibration, scoring)
+    measure = one_by_one(space, network, calibration, scoring)
     losses: Losses = {}
     paces: list[float] = []
 
     def apart(part: list[Architecture]) -> None:
         start = Clock.now()
-        losses.update(score(part))
+        losses.update(measure(part))
         paces.append(Clock.now().since(start).wall / len(part))
 
     def shared(part: list[Architecture]) -> tuple[Losses, float, float]:
@@ -116,10 +122,10 @@ def _measured(
         start = Clock.now()
         found = score_children(space, network, part, [scoring], [calibration])
         seconds = Clock.now().since(start).wall
-        return {architecture: score.loss for architecture, score in found.items()}, seconds, peak_memory_mb()
+        return _losses(found), seconds, peak_memory_mb()
 
     _, _, few_memory = shared(chosen[-FEW:])  # also what a first pass pays for
-    score(picked[:1])
+    measure(picked[:1])
     sliced = [picked[number::parts] for number in range(parts)]
     for part in sliced[: parts // 2]:
         apart(part)

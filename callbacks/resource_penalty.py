@@ -7,7 +7,7 @@ distance from it.
 """
 
 import math
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 Kind = Literal["fixed", "growing", "target", "factor"]
 KINDS = ("fixed", "growing", "target", "factor")
 RESOURCES = ("flops", "params", "latency")
-Number = TypeVar("Number", float, Tensor)
 
 
 def penalty(cost: Tensor, kind: Kind, weight: float, progress: float, target: float) -> Tensor:
@@ -118,27 +117,21 @@ class ResourcePenalty(Trick):
         if not policy.strengths():
             return f"trick resource_penalty needs strengths of options, and {type(policy).__name__} has none"
         if self._costs is None:
-            read = self.latency is not None
-            self._costs = (
-                read_latency(str(self.latency), module.space)
-                if read
-                else option_costs(module.space, module.spec)[self.cost]
-            )
+            self._costs = self._counted(module)
             if self._costs.mean <= 0:
                 return f"trick resource_penalty weighs {self.cost}, and no child of {module.space.name} has any"
         if self.kind == "factor":
             assert module.estimator is not None, "the policy learns"
             if module.estimator.order == "joined":
                 return (
-                    f"trick resource_penalty of kind factor would multiply the weights' loss too, which "
+                    "trick resource_penalty of kind factor would multiply the weights' loss too, which "
                     f"{type(module.estimator).__name__} shares with the policy: take kind fixed, growing or target"
                 )
-            lowest = min(self._in_unit(self._costs.least), self._aim() or math.inf)
+            lowest = min(self._costs.least, self._aim() or math.inf)
             if lowest <= 1:
-                unit = "microseconds" if self.cost == "latency" else self._costs.unit
                 return (
                     "trick resource_penalty of kind factor takes logarithms, and that of the cheapest child or of the "
-                    f"target, {lowest:.3g} {unit}, is not above 0: take kind fixed, growing or target"
+                    f"target, {lowest:.3g} {self._costs.unit}, is not above 0: take kind fixed, growing or target"
                 )
         self._policy = policy
         return None
@@ -152,17 +145,20 @@ class ResourcePenalty(Trick):
         self.act()
         cost = self._costs.expected(self._policy.strengths(), self._policy.allowed)
         if self.power is not None:
-            return loss * factor(self._in_unit(cost), self.weight, self.power, self._aim())
+            return loss * factor(cost, self.weight, self.power, self._aim())
         return loss + penalty(cost / self._costs.mean, self.kind, self.weight, progress, self.target or 1.0)
 
-    def _in_unit(self, cost: Number) -> Number:
-        """A cost in the unit whose logarithm a factor takes: milliseconds become microseconds."""
-        return cost * 1000 if self.cost == "latency" else cost
+    def _counted(self, module: "TrainingModule") -> OptionCosts:
+        """The costs of the space's options; a factor takes the logarithm of microseconds."""
+        if self.latency is None:
+            return option_costs(module.space, module.spec)[self.cost]
+        costs = read_latency(self.latency, module.space)
+        return costs.times(1000, "microseconds") if self.kind == "factor" else costs
 
     def _aim(self) -> float | None:
-        """The target in that unit."""
+        """The target in the unit of the costs."""
         assert self._costs is not None, "refusal comes first"
-        return None if self.target is None else self._in_unit(self.target * self._costs.mean)
+        return None if self.target is None else self.target * self._costs.mean
 
     def first_active_step(self, module: "TrainingModule") -> int:
         """The last step: a growing penalty is largest there, and warm-ups are over."""

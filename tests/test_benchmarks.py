@@ -39,7 +39,7 @@ SMALL: dict[str, dict[str, int]] = {
     "partial_channels_memory": {"rounds": 1, "batch_size": 2, "channels": 4, "cells": 3},
     "second_order": {"rounds": 1, "batch_size": 2, "channels": 4, "cells": 3},
     "hessian_eigenvalue": {"rounds": 1, "batch_size": 2, "channels": 2, "cells": 3, "nodes": 2, "rows": 1},
-    "macro_evaluation": {"parts": 1, "alone": 2, "codes": 9, "images": 16, "size": 8},
+    "macro_evaluation": {"parts": 1, "alone": 2, "codes": 9, "images": 4, "size": 8},
     "macro_evaluation_loop": {"parts": 1, "alone": 2, "codes": 9, "images": 16, "size": 8},
     "extracted_subnet": {"rounds": 1, "passes": 1, "batch_size": 2, "size": 32},
     "strict_fairness": {"rounds": 1, "batch_size": 2, "train_size": 16},

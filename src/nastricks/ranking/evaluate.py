@@ -143,18 +143,21 @@ def _walk(
     segment = segments[node.position]
     for group in _groups(space, segment, node.children):
         gates = space.gates(group[0])
-        calibrated: list[Any] = []
         # What a segment draws [a noise operation] is the same for every child, whatever was scored before.
         with forked_rng("evaluation", node.position, device=device):
-            if calibrate:
-                with cumulative_statistics(_norms_used(segment, gates)):
-                    if type(segment) is Plain and segment is segments[-1]:
-                        for state in node.calibrated:
-                            feed_statistics(segment.layers, state)
-                    else:
-                        calibrated = [segment(state, gates) for state in node.calibrated]
+            calibrated = _calibrated(segment, gates, node.calibrated, segment is segments[-1]) if calibrate else []
             scored = [segment(state, gates) for state in node.scored]
         yield from _walk(space, segments, _Node(node.position + 1, group, scored, calibrated), calibrate, device)
+
+
+def _calibrated(segment: nn.Module, gates: Gates, states: Sequence[Any], last: bool) -> list[Any]:
+    """What a segment makes of states in train mode, which its batch norms' statistics then are of; none of the last."""
+    with cumulative_statistics(_norms_used(segment, gates)):
+        if last and type(segment) is Plain:
+            for state in states:
+                feed_statistics(segment.layers, state)
+            return []
+        return [segment(state, gates) for state in states]
 
 
 def _groups(space: Space, segment: nn.Module, children: Sequence[Architecture]) -> list[list[Architecture]]:

@@ -52,6 +52,11 @@ class OptionCosts:
         """The cost of the cheapest child."""
         return self.base + sum(min(costs) for costs in self.options.values())
 
+    def times(self, number: float, unit: str) -> "OptionCosts":
+        """The same costs in a unit of which so many are one of this one."""
+        options = {name: tuple(number * cost for cost in costs) for name, costs in self.options.items()}
+        return OptionCosts(unit, number * self.base, options)
+
     def expected(self, strengths: Mapping[str, Tensor], allowed: Allowed) -> Tensor:
         """The expected cost () where each choice is drawn on its own, its allowed options by their strengths.
 
